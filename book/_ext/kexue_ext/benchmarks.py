@@ -1,0 +1,63 @@
+"""The recorded benchmarks (results/bench_*.json) as tables."""
+
+import json
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+COLUMNS = ("case", "ours", "peer", "peer's time", "speed-up (least to most)", "differing", "goal")
+
+
+def seconds(number):
+    """Return a duration in a unit that suits it.
+
+    >>> seconds(0.0123), seconds(4.2), seconds(None)
+    ('12.3 ms', '4.2 s', '–')
+    """
+    if number is None:
+        return "–"
+    return f"{number * 1e3:.3g} ms" if number < 1 else f"{number:.3g} s"
+
+
+def row(result):
+    """Return the cells of one measured case."""
+    ratio = result.get("ratio")
+    speed = f"{ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})" if ratio else "–"
+    shown = [result["case"], seconds(result.get("ours_s")), result.get("peer") or "–"]
+    shown += [seconds(result.get("peer_s")), speed]
+    return shown + [
+        "–" if result.get(key) is None else str(result[key]) for key in ("differing_counts", "goal")
+    ]
+
+
+def listed(facts):
+    """Return a dictionary as one line of text."""
+    return ", ".join(f"{key} {value}" for key, value in facts.items())
+
+
+class Benchmarks(SphinxDirective):
+    """One section of text and a table for each recorded benchmark."""
+
+    def run(self):
+        """Read the files; the page depends on them."""
+        found = []
+        for path in sorted(Path(self.env.srcdir, "results").glob("bench_*.json")):
+            self.env.note_dependency(str(path))
+            found += self.shown(json.loads(path.read_text(encoding="utf-8")))
+        return found or [nodes.paragraph("", "No benchmark has been recorded yet.")]
+
+    def shown(self, one):
+        """Return what is known about one benchmark."""
+        about = nodes.paragraph("", f"Recorded on {one['date']} with ")
+        about += [nodes.literal("", one["command"]), nodes.Text(". Machine: ")]
+        about += nodes.Text(f"{listed(one['machine'])}. Versions: {listed(one['versions'])}.")
+        rows = [list(COLUMNS), *map(row, one["rows"])]
+        cells = [
+            nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in line))
+            for line in rows
+        ]
+        group = nodes.tgroup("", cols=len(COLUMNS))
+        group += [nodes.colspec(colwidth=1) for _ in COLUMNS]
+        group += [nodes.thead("", cells[0]), nodes.tbody("", *cells[1:])]
+        return [nodes.rubric("", one["benchmark"]), about, nodes.table("", group)]

@@ -1,0 +1,269 @@
+"""Who checked what: marks beside equations, the table of claims, and numbers in the prose.
+
+Everything a page brings is kept in `env.kexue[docname]`: its verdicts by label, its record, the
+TeX of its equations, and what is wrong with them. `{record}`name:.2f`` writes a value of the
+chapter's record, `{record}`name±:.2f`` adds its error, `{record}`hubness name:.2f`` reads another
+chapter's; the name `runtime` is the chapter's run time in seconds.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from copy import deepcopy
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.nodes import make_refnode
+
+LOG = logging.getLogger(__name__)
+PAGE = "book/claims"
+STATUS = {"proved": "✓", "computed": "✓", "supported": "≈"}
+COLUMNS = {"Equation": 8, "Statement": 30, "What was checked": 22, "Verdict": 22}
+COLUMNS |= {"Wrong variants refuted": 26, "Seconds": 5}
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class claims_table(nodes.General, nodes.Element):  # noqa: N801 (docutils names its nodes so)
+    """Stands for the ledger until every page has been read."""
+
+
+class record_value(nodes.Inline, nodes.TextElement):  # noqa: N801
+    """Stands for a number of a record."""
+
+
+class claim_link(nodes.Inline, nodes.TextElement):  # noqa: N801
+    """Stands for the link from an equation to its row in the ledger."""
+
+
+class equation_link(nodes.Inline, nodes.TextElement):  # noqa: N801
+    """Stands for the number of an equation."""
+
+
+def entry(env, docname=None):
+    """Return what a page (the one being read, by default) has brought."""
+    env.kexue = getattr(env, "kexue", {})
+    empty = {"verdicts": {}, "record": {}, "tex": {}, "wrong": [], "digest": ""}
+    return env.kexue.setdefault(docname or env.docname, empty)
+
+
+def sign(status):
+    """Return a status with its sign; an unknown one is an error in the check."""
+    return f"{STATUS[status]} {status}"
+
+
+# -- while a page is read ---------------------------------------------------------------------
+
+
+class Claims(SphinxDirective):
+    """The ledger of all checks."""
+
+    def run(self):
+        """Leave a place; the verdicts of later pages are not known yet."""
+        return [claims_table()]
+
+
+class RecordRole(SphinxRole):
+    """A number from the record of this chapter or of another one."""
+
+    def run(self):
+        """Leave a place; the last cell of the page brings the record."""
+        name, _, spec = self.text.partition(":")
+        chapter, _, name = name.strip().rpartition(" ")
+        docname = f"book/{chapter.strip()}" if chapter else self.env.docname
+        if chapter:
+            self.env.metadata[self.env.docname]["kexue_reads_others"] = True
+        plain = name.removesuffix("±")
+        return [record_value(doc=docname, name=plain, spec=spec, error=plain != name)], []
+
+
+def written(number, spec):
+    """Return a number as prose has it: a real minus sign, powers of ten.
+
+    >>> written(-0.00012, ".1e"), written(1234.5, ",.0f")
+    ('−1.2 × 10⁻⁴', '1,234')
+    """
+    text = format(number, spec)
+    if power := re.fullmatch(r"(.+)e([+-]\d+)", text):
+        text = f"{power[1]} × 10{str(int(power[2])).translate(SUPERSCRIPT)}"
+    return text.replace("-", "−")
+
+
+def value(env, node):
+    """Return the text for a place of a number; what is wrong becomes a warning."""
+    found = env.kexue.get(node["doc"], {}).get("record", {}).get(node["name"])
+    try:
+        if found is None:
+            raise ValueError("there is no such name")
+        if not node["error"]:
+            return written(found["value"], node["spec"])
+        if found["error"] is None:
+            raise ValueError("it has no error to put after ±")
+        both = (written(found[key], node["spec"]) for key in ("value", "error"))
+        return "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}".join(both)
+    except (ValueError, TypeError) as problem:
+        message = "{record}: %r in the record of %s: %s"
+        LOG.warning(message, node["name"], node["doc"], problem, location=env.docname)
+        return "?"
+
+
+def own_numbers(app, doctree):
+    """Fill in the page's own numbers before titles are collected."""
+    for node in list(doctree.findall(record_value)):
+        if node["doc"] == app.env.docname:
+            node.replace_self(nodes.Text(value(app.env, node)))
+
+
+def marks(app, doctree):
+    """Put the verdict beside each equation; note equations and verdicts that stand alone."""
+    page = entry(app.env)
+    blocks = {n["label"]: n for n in doctree.findall(nodes.math_block) if n.get("label")}
+    page["tex"] = {label: block.astext() for label, block in blocks.items()}
+    page["wrong"] = [
+        f"no check decides the equation {label}"
+        for label in blocks
+        if label.startswith("eq-") and label not in page["verdicts"]
+    ] + [f"a check decides {label}, no equation" for label in page["verdicts"] if label not in blocks]
+    for label, found in page["verdicts"].items():
+        if block := blocks.get(label):
+            weakest = max(found, key=lambda one: list(STATUS).index(one["json"]["status"]))
+            link = claim_link("", sign(weakest["json"]["status"]), label=label)
+            mark = nodes.container("", nodes.paragraph("", "", link), classes=["kexue-mark"])
+            block.parent.insert(block.parent.index(block) + 1, mark)
+
+
+def purge(app, env, docname):
+    """Forget a page that is read again or gone."""
+    entry(env, docname)
+    del env.kexue[docname]
+
+
+# -- when all pages have been read ------------------------------------------------------------
+
+
+def check(app, env):
+    """Warn in every build, also about pages that this one did not read again."""
+    for docname, page in sorted(getattr(env, "kexue", {}).items()):
+        for text in page["wrong"]:
+            LOG.warning(text, location=docname)
+
+
+def dependents(app, env):
+    """Return the pages that show what others bring; all, if a title or number anywhere changed."""
+    domains = [env.get_domain("math").data, env.get_domain("cite").citations]
+    outline = [sorted((k, v.astext()) for k, v in env.titles.items()), env.toctree_includes]
+    outline += [env.toc_secnumbers, env.toc_fignumbers, *domains]
+    digest = hashlib.sha256(repr(outline).encode()).hexdigest()
+    changed = digest != getattr(env, "kexue_outline", digest)
+    env.kexue_outline = digest
+    reads = {doc for doc in env.found_docs if "kexue_reads_others" in env.metadata[doc]}
+    return sorted(env.found_docs if changed else (reads | {PAGE}) & env.found_docs)
+
+
+def ledger(env):
+    """Yield page and its verdicts (label, several verdicts), in the order of the book."""
+    order = [env.config.root_doc, *env.toctree_includes.get(env.config.root_doc, [])]
+    for docname in order:
+        if found := getattr(env, "kexue", {}).get(docname, {}).get("verdicts"):
+            yield docname, found
+
+
+class Late(SphinxPostTransform):
+    """Fill in what was left, before references are resolved (by Sphinx at 10, for LaTeX at 5)."""
+
+    default_priority = 3
+
+    def run(self, **kwargs):
+        """Numbers of other chapters, links to and from the ledger, the ledger."""
+        for node in list(self.document.findall(claims_table)):
+            node.replace_self(self.tables())
+        for node in list(self.document.findall(record_value)):
+            node.replace_self(nodes.Text(value(self.env, node)))
+        for node in list(self.document.findall(equation_link)):
+            node.replace_self(self.equation(node["label"]))
+        for node in list(self.document.findall(claim_link)):
+            builder, here, target = self.app.builder, self.env.docname, f"claim-{node['label']}"
+            # A book may do without the page of claims; the mark is then plain text.
+            known = PAGE in self.env.found_docs
+            link = make_refnode(builder, here, PAGE, target, node.children) if known else None
+            node.replace_self(link or node.children)
+
+    def equation(self, label):
+        """Return a reference to an equation; its number is filled in by Sphinx."""
+        known = label in self.env.get_domain("math").equations
+        options = {"refdomain": "math", "reftype": "eq", "reftarget": label, "refwarn": True}
+        text = nodes.literal("", label)
+        if not known:  # `check` has warned
+            return text
+        return pending_xref("", text, refdoc=self.env.docname, refexplicit=False, **options)
+
+    def tables(self):
+        """Return one table for each chapter, and the totals."""
+        found = [(d, label, v) for d, labels in ledger(self.env) for label, v in labels.items()]
+        verdicts = [one["json"] for *_, several in found for one in several]
+        counts = Counter(one["status"] for one in verdicts)
+        refuted = sum(len(one["controls"]) for one in verdicts)
+        parts = ", ".join(f"{counts[status]} {status}" for status in STATUS if counts[status])
+        total = (
+            f"{len(found)} equations, {len(verdicts)} checks ({parts or 'none yet'}), {refuted} "
+            f"wrong variants refuted, {sum(one['seconds'] for one in verdicts):.1f} seconds."
+        )
+        download = nodes.reference("", "claims.json", refuri="claims.json", internal=True)
+        text = nodes.paragraph("", total + " The same as data: ", download, nodes.Text("."))
+        pieces = [text]
+        for docname, labels in ledger(self.env):
+            title = nodes.rubric("", self.env.titles[docname].astext())
+            pieces += [title, self.table(docname, labels)]
+        return pieces
+
+    def table(self, docname, labels):
+        """Return the rows of one chapter."""
+        body = nodes.tbody()
+        for label, several in labels.items():
+            tex = self.env.kexue[docname]["tex"].get(label, "").rstrip(" .,;\n")
+            for i, one in enumerate(several):
+                first = nodes.paragraph("", "", equation_link(label=label))
+                if not i:
+                    first.insert(0, nodes.target("", "", ids=[f"claim-{label}"]))
+                math = nodes.math_block("", tex, number=None, label=None, nowrap=False)
+                how = nodes.paragraph("", "", nodes.strong("", sign(one["json"]["status"])))
+                how += [nodes.Text(": "), one["method"], nodes.Text("; "), one["figures"]]
+                seconds = nodes.paragraph("", f"{one['json']['seconds']:.2f}")
+                cells = [first, math, nodes.paragraph("", "", one["claim"]), how, one["controls"]]
+                body += nodes.row("", *(nodes.entry("", deepcopy(c)) for c in [*cells, seconds]))
+        names = (nodes.entry("", nodes.paragraph("", name)) for name in COLUMNS)
+        widths = [nodes.colspec(colwidth=width) for width in COLUMNS.values()]
+        head = nodes.thead("", nodes.row("", *names))
+        group = nodes.tgroup("", *widths, head, body, cols=len(COLUMNS))
+        return nodes.table("", group, classes=["kexue-claims"])
+
+
+def write_json(app, error):
+    """Write the ledger as data beside its page."""
+    if error or app.builder.format != "html" or PAGE not in app.env.found_docs:
+        return
+    rows = [
+        {"page": docname, "tex": app.env.kexue[docname]["tex"].get(label, ""), **one["json"]}
+        for docname, labels in ledger(app.env)
+        for label, several in labels.items()
+        for one in several
+    ]
+    text = json.dumps(rows, indent=1, ensure_ascii=False)
+    Path(app.outdir, PAGE + ".json").write_text(text + "\n", encoding="utf-8")
+
+
+def setup(app):
+    """Register what this file defines."""
+    app.add_directive("kexue-claims", Claims)
+    app.add_role("record", RecordRole())
+    app.add_post_transform(Late)
+    app.connect("doctree-read", own_numbers, priority=400)  # titles are collected at 500
+    app.connect("doctree-read", marks)
+    app.connect("env-purge-doc", purge)
+    app.connect("env-updated", dependents)
+    app.connect("env-check-consistency", check)
+    app.connect("build-finished", write_json)

@@ -1,0 +1,73 @@
+"""A chapter's headline numbers: one flat record, shown as a table, read by the prose and by sweeps."""
+
+import html
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from kexue_lib.arguments import refuse
+
+MIME = "application/vnd.kexue.record+json"
+
+
+class Record(dict[str, dict[str, Any]]):
+    """Name → value, error and meaning; the last expression of a chapter.
+
+    Parameters
+    ----------
+    entries : mapping of str to (value, meaning) or (value, error, meaning)
+        ``value`` and ``error`` are finite numbers (Python, NumPy or one-element tensors).
+        ``error`` is a standard error or half-width; ``meaning`` says which, in a few words.
+
+    Raises
+    ------
+    ValueError
+        If a name is not an identifier, a number is not finite, or a meaning is missing.
+
+    Examples
+    --------
+    >>> Record({"mean_hub": (12.5, 0.3, "mean count of a hub, ± standard error")})["mean_hub"]["error"]
+    0.3
+    """
+
+    def __init__(self, entries: Mapping[str, tuple[Any, ...]]) -> None:
+        super().__init__()
+        for name, entry in entries.items():
+            if not name.isidentifier():
+                raise refuse("name", name, "an identifier such as max_hub")
+            if not isinstance(entry, tuple) or len(entry) not in (2, 3):
+                raise refuse(name, entry, "(value, meaning) or (value, error, meaning)")
+            value, error = entry[0], entry[1] if len(entry) == 3 else None
+            meaning = entry[-1]
+            if not isinstance(meaning, str) or not meaning.strip():
+                raise refuse(name, meaning, "a meaning in words as the last item")
+            self[name] = {
+                "value": _plain(name, value),
+                "error": None if error is None else _plain(name, error),
+                "meaning": meaning,
+            }
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        rows = [
+            (name, f"{e['value']:.6g}", "" if e["error"] is None else f"{e['error']:.2g}", e["meaning"])
+            for name, e in self.items()
+        ]
+        body = "".join(
+            f'<tr><th scope="row"><code>{html.escape(name)}</code></th><td>{value}</td>'
+            f"<td>{error}</td><td>{html.escape(meaning)}</td></tr>"
+            for name, value, error, meaning in rows
+        )
+        head = "".join(f'<th scope="col">{h}</th>' for h in ("name", "value", "±", "meaning"))
+        return {
+            "text/plain": "\n".join("  ".join(row).rstrip() for row in rows),
+            "text/html": f'<table class="kexue-record"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>',
+            MIME: dict(self),
+        }
+
+
+def _plain(name: str, value: Any) -> int | float:
+    """Return a JSON number: whole numbers stay whole, so that ``{record}`` can format them with ``d``."""
+    number = value.item() if hasattr(value, "item") else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise refuse(name, value, "a finite number")
+    return number
