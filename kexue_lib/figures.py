@@ -75,10 +75,10 @@ def look(meaning: str, **changes: Any) -> dict[str, Any]:
 
 def panels(rows: int = 1, cols: int = 1, *, height: float = 3.4, **kw: Any) -> tuple[Figure, Any]:
     """Return figure and axes as wide as the page; prefer rows: columns are narrow on a phone."""
-    with style():
-        return plt.subplots(rows, cols, figsize=(WIDTH, height * rows), **kw)
+    return plt.subplots(rows, cols, figsize=(WIDTH, height * rows), **kw)
 
 
+@style()
 def image_grid(images: Any, titles: Sequence[str] | None = None, *, cols: int = 8) -> Figure:
     """Return a figure of grey ``images`` (shape (n, height, width)) on one common scale."""
     count = integer("number of images", len(images), 1, 200)
@@ -143,32 +143,30 @@ def slider(
     roots, shared = _weave(raw)
     if len({root.get("viewBox") for root in roots}) > 1:
         raise refuse("draw", draw, "a function whose figures all have one size")
-    defs, spoken = tostring(shared, "unicode"), alts[middle]
-    alts, names = [escape(text) for text in alts], [escape(text) for text in names]
+    said, shown = [escape(text) for text in alts], [escape(name) for name in names]
     frames = "".join(
-        f'<div role="img" aria-label="{alts[k]}" data-text="{names[k]}"'
+        f'<div role="img" aria-label="{said[k]}" data-text="{shown[k]}"'
         f"{'' if k == middle else HIDDEN}>{tostring(root, 'unicode')}</div>"
         for k, root in enumerate(roots)
     )
     # The image stands in the page and only the script hides it: it remains in print, without
     # scripts, and in a notebook that is not trusted.
     markup = (
-        f'<div class="kexue-slider" id="@id@"><style>{CSS}</style><img alt="{alts[middle]}" '
+        f'<div class="kexue-slider" id="@id@"><style>{CSS}</style><img alt="{said[middle]}" '
         f'width="576" src="data:image/png;base64,{base64.b64encode(png).decode()}"/><div{HIDDEN}>'
-        f'<svg width="0" height="0" style="position:absolute" aria-hidden="true">{defs}</svg>'
-        f'{frames}<label for="@id@in">{escape(label)}</label> <output for="@id@in" '
-        f'aria-live="off">{names[middle]}</output><input type="range" id="@id@in" min="0" '
-        f'max="{last}" value="{middle}" aria-valuetext="{names[middle]}"/></div>'
-        f"<script>{SCRIPT}</script></div>"
+        '<svg width="0" height="0" style="position:absolute" aria-hidden="true">'
+        f'{tostring(shared, "unicode")}</svg>{frames}<label for="@id@in">{escape(label)}</label> '
+        f'<b><output for="@id@in" aria-live="off">{shown[middle]}</output></b><input type="range" '
+        f'id="@id@in" min="0" max="{last}" value="{middle}" aria-valuetext="{shown[middle]}"/>'
+        f"</div><script>{SCRIPT}</script></div>"
     )
-    return _emit("text/html", _named(markup, HEAVIEST_SLIDER), png, spoken)
+    return _emit("text/html", _named(markup, HEAVIEST_SLIDER), png, alts[middle])
 
 
 HIDDEN = ' hidden=""'
 CSS = """.kexue-slider{--kexue-paper:var(--pst-color-background,var(--jp-layout-color0,#0000))}
 .kexue-slider [hidden],.kexue-slider.on>img{display:none!important}
 .kexue-slider>div{max-width:576px;margin:var(--kexue-margin,0);line-height:1.7}
-.kexue-slider output{font-weight:700}
 .kexue-slider input{display:block;width:100%;height:28px;margin:0;accent-color:#1f5ff2}
 @media print{.kexue-slider>div{display:none}.kexue-slider.on>img{display:block!important}}"""
 # JupyterLab would take the arrow keys for itself: they stop at the slider.

@@ -49,7 +49,12 @@ class Record(dict[str, dict[str, Any]]):
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         rows = [
-            (name, f"{e['value']:.6g}", "" if e["error"] is None else f"{e['error']:.2g}", e["meaning"])
+            (
+                name,
+                f"{e['value']:.6g}",
+                "" if e["error"] is None else f"{e['error']:.2g}",
+                e["meaning"],
+            )
             for name, e in self.items()
         ]
         body = "".join(
@@ -60,7 +65,8 @@ class Record(dict[str, dict[str, Any]]):
         head = "".join(f'<th scope="col">{h}</th>' for h in ("name", "value", "±", "meaning"))
         return {
             "text/plain": "\n".join("  ".join(row).rstrip() for row in rows),
-            "text/html": f'<table class="kexue-record"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>',
+            "text/html": f'<table class="kexue-record"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table>",
             MIME: dict(self),
         }
 

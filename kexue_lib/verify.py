@@ -305,9 +305,7 @@ def _case(case: tuple[Any, ...]) -> str:
 # -- supported ---------------------------------------------------------------------------------
 
 
-def support(
-    label: str, claim: str, samples: Any, expected: Any, *, refutes: Mapping[str, Any]
-) -> Verdict:
+def support(label: str, claim: str, samples: Any, expected: Any, *, refutes: Mapping[str, Any]) -> Verdict:
     """Decide by Monte Carlo that the mean of independent replicates is ``expected``.
 
     The standard error comes from the replicates themselves, never from the caller. Neighbouring replicates
@@ -347,7 +345,9 @@ def support(
     if z.max() > SIGMAS:
         i = int(z.argmax())
         goal = np.broadcast_to(target, mean.shape)[i]
-        raise CheckFailed(f"{label}: {mean[i]:.6g} ± {error[i]:.2g} is {z[i]:.1f} standard errors from {goal:.6g}")
+        raise CheckFailed(
+            f"{label}: {mean[i]:.6g} ± {error[i]:.2g} is {z[i]:.1f} standard errors from {goal:.6g}"
+        )
     outcomes = []
     for story, wrong in controls.items():
         far = np.abs((mean - _array(f"{label}, control '{story}'", wrong)) / error).max()

@@ -41,7 +41,9 @@ def digest(app, docname):
 def outdated(app, env, added, changed, removed):
     """Return pages whose outputs changed although their text did not."""
     pages = getattr(env, "kexue", {}).items()
-    return [name for name, page in pages if name not in removed and digest(app, name) != page["digest"]]
+    return [
+        name for name, page in pages if name not in removed and digest(app, name) != page["digest"]
+    ]
 
 
 def give_outputs(app, docname, content):

@@ -41,7 +41,9 @@ def start(name, title, options, show):
     if kind == "exercise":
         return f"**{show(f'{{ref}}`{label}`') if label else 'Exercise'}{title}.**\n", ""
     if kind in ("solution", "dropdown"):
-        what = f"Solution of {show(f'{{ref}}`{title[2:-1]}`')}" if kind == "solution" else title[2:-1]
+        what = (
+            f"Solution of {show(f'{{ref}}`{title[2:-1]}`')}" if kind == "solution" else title[2:-1]
+        )
         if name.endswith("-start"):
             return f"**{what}.**\n", ""
         return f"<details><summary>{what}</summary>\n", "\n</details>"

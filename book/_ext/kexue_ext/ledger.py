@@ -127,7 +127,9 @@ def marks(app, doctree):
         f"no check decides the equation {label}"
         for label in blocks
         if label.startswith("eq-") and label not in page["verdicts"]
-    ] + [f"a check decides {label}, no equation" for label in page["verdicts"] if label not in blocks]
+    ] + [
+        f"a check decides {label}, no equation" for label in page["verdicts"] if label not in blocks
+    ]
     for label, found in page["verdicts"].items():
         if block := blocks.get(label):
             weakest = max(found, key=lambda one: list(STATUS).index(one["json"]["status"]))

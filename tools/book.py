@@ -1,0 +1,426 @@
+"""Execute the chapters that changed and build the pages in _build/html.  `make book` runs it.
+
+    python tools/book.py            execute what changed, build, publish
+    python tools/book.py execute    only execute
+
+A chapter is executed once, by nbmake; the pages, the ledger and the downloads show those very
+outputs. What an execution depends on (code cells, the modules of kexue_lib they import, the lock,
+Python, torch) is hashed into the executed notebook, so a notebook and its stamp are one file.
+
+Any moment may be the last: a file is written beside its place and then renamed, the pages are
+built in _build/work and then renamed to _build/html, and what an interrupted run left is not used.
+
+    out/executed/<chapter>.ipynb    the outputs          out/failed/    where a chapter stopped
+    _build/work                     Sphinx at work       _build/html    the last good book
+"""
+
+import argparse
+import ast
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from functools import partial
+from importlib import metadata
+from io import StringIO
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD, OUT = ROOT / "_build", ROOT / "out"
+EXECUTED, FAILED, HTML, WORK = OUT / "executed", OUT / "failed", BUILD / "html", BUILD / "work"
+SETTINGS = ("_config.yml", "_toc.yml", "requirements.lock", "tools/book.py")
+AT_ONCE, CELL_SECONDS = 2, 600
+THREADS = ("OMP", "MKL", "OPENBLAS", "NUMBA")
+
+
+class Failure(Exception):
+    """Something that the reader of the terminal can act on; shown without a traceback."""
+
+
+# -- what depends on what ---------------------------------------------------------------------
+
+
+def digest(*parts):
+    """Return one hash of texts, bytes, and files (given as paths, with their names)."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            part = str(part.relative_to(ROOT)).encode() + part.read_bytes()
+        one = part if isinstance(part, bytes) else str(part).encode()
+        total.update(hashlib.sha256(one).digest())
+    return total.hexdigest()
+
+
+def files(*names):
+    """Return the files that are, or lie below, what is named; no caches, no editor's copies."""
+    found = [path for name in names for path in [ROOT / name, *(ROOT / name).rglob("*")]]
+    hidden = re.compile(r"__pycache__|\.ipynb_checkpoints|/\.")
+    kept = {p for p in found if p.is_file() and not hidden.search(f"/{p.relative_to(ROOT)}")}
+    return sorted(kept)
+
+
+def versions():
+    """Return the versions that may change a result and that the lock does not fix."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return f"Python {platform.python_version()}, torch {metadata.version('torch')}"
+    return f"Python {platform.python_version()}"
+
+
+def modules():
+    """Return the files of the library by the names they are imported under."""
+    paths = files("kexue_lib")
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in paths]
+    pairs = zip(names, paths, strict=True)
+    return {name.removesuffix(".__init__"): p for name, p in pairs if p.suffix == ".py"}
+
+
+def imported(code, known, package="kexue_lib"):
+    """Return the library's modules that a piece of code imports; all if that is not plain to see."""
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except SyntaxError:  # a line for IPython, perhaps one that runs something
+        return set(known)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Name) and node.id in ("importlib", "__import__", "exec", "eval"):
+            return set(known)
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: 1 - node.level or None]) if node.level else ""
+            base = ".".join(part for part in (base, node.module) if part)
+            inner = {f"{base}.{alias.name}" for alias in node.names}
+            names = inner if base == "kexue_lib" else {base} | (inner & known.keys())
+        else:
+            continue
+        ours = {name for name in names if name.split(".")[0] == "kexue_lib"}
+        if ours - known.keys() or "kexue_lib" in ours:
+            return set(known)
+        found |= ours
+    return found
+
+
+def fingerprint(notebook):
+    """Return a hash of all that the outputs of a chapter depend on."""
+    known = modules()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    found, todo = {"kexue_lib"} & known.keys(), set()
+    for cell in cells:
+        todo |= imported(cell.source, known)
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        # `kexue_lib.a.b` also runs `kexue_lib.a`.
+        parent = name.rpartition(".")[0]
+        package = name if known[name].stem == "__init__" else parent
+        todo |= (
+            imported(known[name].read_text(), known, package) | {parent} & known.keys()
+        ) - found
+    matters = {"parameters", "skip-execution", "raises-exception"}
+    code = [[cell.source, sorted(matters & {*cell.metadata.get("tags", ())})] for cell in cells]
+    data = [path for path in files("kexue_lib") if path.suffix != ".py"]
+    if any("results" in cell.source for cell in cells):
+        data += files("results")
+    sources = [known[name] for name in sorted(found)]
+    return digest(json.dumps(code), versions(), ROOT / "requirements.lock", *sources, *data)
+
+
+def inputs():
+    """Return a hash of everything the book is made from."""
+    return digest(versions(), *files("book", "kexue_lib", "results", *SETTINGS))
+
+
+# -- files that are whole or not there --------------------------------------------------------
+
+
+def write(path, text):
+    """Write a file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def publish(made, key):
+    """Put a copy of the finished pages in the place of the last ones."""
+    new, old = BUILD / "html.new", BUILD / "html.old"
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(made, new)
+    (new / ".inputs").write_text(key)
+    if HTML.exists():
+        os.replace(HTML, old)
+    os.replace(new, HTML)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def tidy():
+    """Mend what a killed build left behind."""
+    old = BUILD / "html.old"
+    if old.exists() and not HTML.exists():  # killed between the two renames of `publish`
+        os.replace(old, HTML)
+    shutil.rmtree(old, ignore_errors=True)
+    for scratch in OUT.glob("run-*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone():
+    """Refuse to run beside another build; the system frees the lock even of a killed one."""
+    BUILD.mkdir(exist_ok=True)
+    with open(BUILD / "lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise Failure(
+                f"another build is running (process {lock.read()}): wait for it."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        tidy()
+        yield
+
+
+# -- chapters ---------------------------------------------------------------------------------
+
+
+def stamp(slug):
+    """Return what the last good execution of a chapter noted about itself."""
+    try:
+        return json.loads((EXECUTED / f"{slug}.ipynb").read_text())["metadata"]["kexue"]
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def start(path):
+    """Start nbmake on a notebook, which it overwrites with the outputs."""
+    # One thread and no GPU: the book has the same numbers on every machine with the same pins.
+    fixed = dict.fromkeys([f"{name}_NUM_THREADS" for name in THREADS], "1")
+    fixed |= {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1"}
+    fixed |= {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(path.parent / ".ipython")}
+    fixed |= {"KEXUE_BOOK": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "nbmake.pytest_plugin", "--nbmake"]
+    command += ["--overwrite", f"--nbmake-timeout={CELL_SECONDS}", "-p", "no:cacheprovider"]
+    command += ["-c", os.devnull, "--rootdir", str(path.parent), "--color=no", str(path)]
+    # If this process is killed, pytest goes too, and then its kernel (Linux; elsewhere they end).
+    die = partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM) if sys.platform == "linux" else None
+    with open(path.with_suffix(".log"), "w") as log:
+        return subprocess.Popen(
+            command,
+            cwd=path.parent,
+            env=os.environ | fixed,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=die,
+        )
+
+
+def keep(path, mark):
+    """Move a finished notebook to out/executed with its stamp; return its seconds."""
+    notebook = json.loads(path.read_text())
+    times = []
+    for number, cell in enumerate(cells_of(notebook), 1):
+        times += cell["metadata"].pop("execution", {}).values()
+        ran = cell["execution_count"] is not None or not "".join(cell["source"]).strip()
+        if not ran and "skip-execution" not in cell["metadata"].get("tags", ()):
+            raise Failure(
+                f"{path.stem} was not executed to its end: code cell {number} did not run."
+            )
+    moments = sorted(datetime.fromisoformat(t.replace("Z", "+00:00")) for t in times)
+    seconds = round((moments[-1] - moments[0]).total_seconds(), 1) if moments else 0.0
+    notebook["metadata"]["kexue"] = {"fingerprint": mark, "seconds": seconds}
+    write(EXECUTED / path.name, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    return seconds
+
+
+def cells_of(notebook):
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def explain(path):
+    """Say where a chapter failed: cell, line, equation, error."""
+    cells = cells_of(json.loads(path.read_text()))
+    log = path.with_suffix(".log").read_text(errors="replace").strip()
+    write(FAILED / path.name, path.read_text())
+    for number, cell in enumerate(cells, 1):
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                error = f"{output['ename']}: {output['evalue']}"
+                trace = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(output["traceback"]))
+                lines = re.findall(r"Cell In\[\d+\], line (\d+)", trace)
+                return where(path, number, "".join(cell["source"]), error, int((lines or [1])[0]))
+    for number, cell in enumerate(cells, 1):  # no error and no end: out of time, or killed
+        if "shell.execute_reply" not in cell["metadata"].get("execution", {}):
+            if any("execution" in cell["metadata"] for cell in cells):
+                reason = f"no end after {CELL_SECONDS} s, or the kernel died"
+                return where(path, number, "".join(cell["source"]), reason, 1)
+            break
+    return f"{path.stem} failed:\n" + "\n".join(f"    {line}" for line in log.splitlines()[-15:])
+
+
+def where(path, number, source, error, line):
+    """Return the block about a failure in a cell."""
+    statement = source
+    with contextlib.suppress(SyntaxError):
+        spans = [node for node in ast.parse(source).body if node.lineno <= line <= node.end_lineno]
+        statement = "".join(ast.get_source_segment(source, node) for node in spans) or source
+    label = re.search(r"eq-[\w-]*\w", error) or re.search(r"eq-[\w-]*\w", statement)
+    lines = source.splitlines()
+    return "\n".join(
+        [f"{path.stem} failed in code cell {number}, line {line}"]
+        + ([f"    equation  {label[0]}"] if label else [])
+        + [f"    error     {error.strip()}".replace("\n", "\n              ")]
+        + ([f"    code      {lines[line - 1].strip()}"] if line <= len(lines) else [])
+        + [f"    notebook  {(FAILED / path.name).relative_to(ROOT)}"]
+    )
+
+
+def execute():
+    """Execute the chapters whose outputs are not those of the sources; raise if one fails."""
+    import nbformat
+
+    from kexue_lib.notebooks import chapters, read_chapter
+
+    notebooks = {slug: read_chapter(slug) for slug in chapters()}
+    marks = {slug: fingerprint(notebook) for slug, notebook in notebooks.items()}
+    for path in EXECUTED.glob("*.ipynb"):
+        if path.stem not in marks:  # no longer a chapter
+            path.unlink()
+    waiting = [slug for slug in marks if stamp(slug).get("fingerprint") != marks[slug]]
+    print(f"== chapters: {len(waiting)} of {len(marks)} to execute", flush=True)
+    if not waiting:
+        return
+    OUT.mkdir(exist_ok=True)
+    scratch, running, failures = Path(tempfile.mkdtemp(prefix="run-", dir=OUT)), {}, []
+    begun = time.monotonic()
+    try:
+        while waiting or running:
+            while waiting and len(running) < AT_ONCE:
+                path = scratch / f"{waiting.pop(0)}.ipynb"
+                nbformat.write(notebooks[path.stem], path)
+                running[path] = start(path)
+            for path in [path for path, process in running.items() if process.poll() is not None]:
+                if running.pop(path).returncode:
+                    failures.append(explain(path))
+                    say(f"   {path.stem:<24} failed")
+                else:
+                    say(f"   {path.stem:<24} {keep(path, marks[path.stem]):.1f} s")
+            if running and sys.stdout.isatty():
+                names = ", ".join(path.stem for path in running)
+                print(f"\r\x1b[K   {names} … {time.monotonic() - begun:.0f} s", end="", flush=True)
+            time.sleep(0.05)
+    finally:
+        for process in running.values():
+            process.terminate()
+        shutil.rmtree(scratch, ignore_errors=True)
+    if failures:
+        raise Failure("\n\n".join(failures))
+
+
+def say(text):
+    print(("\r\x1b[K" if sys.stdout.isatty() else "") + text, flush=True)
+
+
+# -- pages ------------------------------------------------------------------------------------
+
+
+def pages():
+    """Bring the pages in _build/work up to date; raise if Sphinx has anything to say."""
+    from jupyter_book.config import get_final_config
+    from sphinx.application import Sphinx
+    from sphinx.errors import SphinxError
+    from sphinx.util.console import nocolor
+    from sphinx.util.docutils import docutils_namespace, patch_docutils
+
+    print("== pages", flush=True)
+    begun = time.monotonic()
+    # What changes every page. Sphinx would not repeat the warnings of a build that failed, and
+    # cannot go on after one that was killed: then there is no such mark, and it starts anew.
+    mark, about = WORK / "complete", digest(versions(), *files(*SETTINGS, "results", "book/_ext",
+        "book/_static", "book/references.bib"))  # fmt: skip
+    whole = mark.exists() and mark.read_text() == about
+    mark.unlink(missing_ok=True)
+    if not whole:
+        shutil.rmtree(WORK, ignore_errors=True)
+    options = {"external_toc_path": str(ROOT / "_toc.yml"), "latex_individualpages": False}
+    settings, _ = get_final_config(
+        user_yaml=ROOT / "_config.yml", cli_config=options, raise_on_invalid=True
+    )
+    warnings = StringIO()
+    nocolor()
+    try:
+        with patch_docutils(), docutils_namespace():
+            app = Sphinx(
+                srcdir=ROOT,
+                confdir=None,
+                outdir=WORK / "html",
+                doctreedir=WORK / "doctrees",
+                buildername="html",
+                confoverrides=settings,
+                status=None,
+                warning=warnings,
+                warningiserror=True,
+                keep_going=True,
+            )
+            app.build()
+        failed = bool(app.statuscode)
+    except SphinxError as error:
+        failed = print(f"{error.category}: {error}", file=warnings) is None
+    if failed or warnings.getvalue().strip():
+        text = warnings.getvalue().replace(f"{ROOT}/", "").strip()
+        raise Failure(f"the pages have faults:\n{text}")
+    write(mark, about)
+    print(f"   {len(app.env.found_docs)} pages, {time.monotonic() - begun:.1f} s", flush=True)
+
+
+def build():
+    """Bring the book up to date."""
+    begun, key, published = time.monotonic(), inputs(), HTML / ".inputs"
+    if published.exists() and published.read_text() == key:
+        print("== nothing changed")
+    else:
+        with alone():
+            execute()
+            pages()
+            publish(WORK / "html", key)
+    print(f"{HTML / 'index.html'}\n   {time.monotonic() - begun:.1f} s in all")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("command", nargs="?", choices=("build", "execute"), default="build")
+    command = parser.parse_args().command
+    sys.path[:0] = [str(ROOT), str(ROOT / "book" / "_ext")]
+    os.environ["KEXUE_BOOK"] = str(ROOT)
+    try:
+        if command == "build":
+            build()
+        else:
+            with alone():
+                execute()
+    except Failure as failure:
+        print(f"\nbook: {failure}", file=sys.stderr)
+        if command == "build" and HTML.exists():
+            print("\nThe pages in _build/html are those of the last good build.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nbook: interrupted; the next build goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
