@@ -202,7 +202,9 @@ def _places(
 
 
 def _number(label: str, expression: Any, place: Mapping[Any, Any]) -> Any:
-    value = sympy.N(expression.subs(place), 25)
+    # SymPy's own summation to a number may extrapolate wrongly; mpmath's is a second route anyway.
+    placed = expression.subs(place).replace(lambda e: isinstance(e, sympy.Sum) and len(e.limits) == 1, _sum)
+    value = sympy.N(placed, 25)
     try:
         number = mpmath.mpmathify(complex(value) if not value.is_real else sympy.Float(value, 25))
     except (TypeError, ValueError):
@@ -210,6 +212,14 @@ def _number(label: str, expression: Any, place: Mapping[Any, Any]) -> Any:
     if not mpmath.isfinite(number):
         raise CheckFailed(f"{label}: not finite at {place}: {value}")
     return number
+
+
+def _sum(series: Any) -> Any:
+    index, low, high = series.limits[0]
+    with mpmath.workdps(30):
+        term = sympy.lambdify(index, series.function, "mpmath")
+        ends = [mpmath.mpf(low), mpmath.inf if high is sympy.oo else mpmath.mpf(high)]
+        return sympy.Float(mpmath.nsum(term, ends), 25)
 
 
 def _gap(a: Any, b: Any) -> float:

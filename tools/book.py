@@ -359,6 +359,7 @@ def pages():
     settings, _ = get_final_config(
         user_yaml=ROOT / "_config.yml", cli_config=options, raise_on_invalid=True
     )
+    settings.pop("comments_config")  # belongs to an extension that loads scripts from elsewhere
     warnings = StringIO()
     nocolor()
     try:

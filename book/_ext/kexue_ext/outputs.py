@@ -11,12 +11,7 @@ import nbformat
 from docutils import nodes
 from myst_nb.core.read import myst_nb_reader_plugin
 
-from kexue_ext import ledger
-
-try:  # figures that follow the reader's theme
-    from kexue_ext import figures
-except ImportError:
-    figures = None
+from kexue_ext import figures, ledger
 
 TYPE = "application/vnd.kexue.%s+json"
 PARTS = ("claim", "method", "figures")
@@ -55,7 +50,7 @@ class Mime:
             return []
         if data.mime_type == TYPE % "verdict":
             return [verdict(renderer.renderer, data.content, data.line)]
-        return figures.render(renderer, data) if figures else None
+        return figures.render(renderer, data)
 
 
 def verdict(markdown, content, line):
@@ -72,7 +67,8 @@ def verdict(markdown, content, line):
     for control in content["controls"]:
         sentence = nodes.paragraph("", "Refuted: ", translatable=False)
         sentence += [inline(control["story"]), nodes.Text(" ("), inline(control["outcome"])]
-        controls += nodes.list_item("", sentence + nodes.Text(")"))
+        sentence += nodes.Text(").")
+        controls += nodes.list_item("", sentence)
     kept = {"json": content, "controls": deepcopy(controls)} | deepcopy(parts)
     ledger.entry(markdown.sphinx_env)["verdicts"].setdefault(content["label"], []).append(kept)
 
