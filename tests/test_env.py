@@ -142,9 +142,7 @@ def test_an_interrupted_installation_goes_on_and_distrusts_half_a_package(projec
     assert [folder.name for folder in packages.iterdir()] == ["whole-1.dist-info"]
 
 
-@pytest.mark.parametrize(
-    ("file", "calls"), [("requirements.lock", ALL[1:]), ("pyproject.toml", ALL[2:])]
-)
+@pytest.mark.parametrize(("file", "calls"), [("requirements.lock", ALL[1:]), ("pyproject.toml", ALL[2:])])
 def test_a_change_repeats_its_step_and_those_after_it(project, file, calls):
     project.run()
     with (project.root / file).open("a") as text:

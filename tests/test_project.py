@@ -127,9 +127,7 @@ def test_there_are_workflows():
     assert {path.stem for path in WORKFLOWS} == {"ci", "gpu", "pages", "canary"}
 
 
-@pytest.mark.parametrize(
-    "schema", ["vendor.github-workflows", "custom.github-workflows-require-timeout"]
-)
+@pytest.mark.parametrize("schema", ["vendor.github-workflows", "custom.github-workflows-require-timeout"])
 def test_workflows_fit_the_schema(schema):
     tool("check-jsonschema", "--builtin-schema", schema, *map(str, WORKFLOWS))
 
@@ -168,9 +166,7 @@ PINNED = r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+"
 
 
 def test_one_commit_per_action():
-    used = {
-        line for path in WORKFLOWS for line in re.findall(r"uses: (\w\S+ # .+)", path.read_text())
-    }
+    used = {line for path in WORKFLOWS for line in re.findall(r"uses: (\w\S+ # .+)", path.read_text())}
     assert len(used) == len({line.split("@")[0] for line in used})
 
 

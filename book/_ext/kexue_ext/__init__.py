@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
+from docutils import nodes
 from myst_nb.core.read import is_myst_markdown_notebook
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
@@ -41,9 +42,7 @@ def digest(app, docname):
 def outdated(app, env, added, changed, removed):
     """Return pages whose outputs changed although their text did not."""
     pages = getattr(env, "kexue", {}).items()
-    return [
-        name for name, page in pages if name not in removed and digest(app, name) != page["digest"]
-    ]
+    return [name for name, page in pages if name not in removed and digest(app, name) != page["digest"]]
 
 
 def give_outputs(app, docname, content):
@@ -66,10 +65,22 @@ def offer_notebook(app, pagename, templatename, context, doctree):
         context["ipynb_source"] = pagename + ".ipynb"
 
 
+def visit_citation(translator, node):
+    """Let docutils write an entry, without a role that ARIA has dropped."""
+    type(translator).visit_citation(translator, node)
+    translator.body[-1] = translator.body[-1].replace("doc-biblioentry", "listitem")
+
+
+def depart_citation(translator, node):
+    """End it as docutils does."""
+    type(translator).depart_citation(translator, node)
+
+
 def setup(app):
     """Register everything."""
     ledger.setup(app)
     app.add_directive("kexue-benchmarks", benchmarks.Benchmarks)
+    app.add_node(nodes.citation, override=True, html=(visit_citation, depart_citation))
     app.connect("config-inited", same_handlers)
     app.connect("builder-inited", mathjax)
     app.connect("env-get-outdated", outdated)

@@ -54,8 +54,7 @@ class Benchmarks(SphinxDirective):
         about += nodes.Text(f"{listed(one['machine'])}. Versions: {listed(one['versions'])}.")
         rows = [list(COLUMNS), *map(row, one["rows"])]
         cells = [
-            nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in line))
-            for line in rows
+            nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in line)) for line in rows
         ]
         group = nodes.tgroup("", cols=len(COLUMNS))
         group += [nodes.colspec(colwidth=1) for _ in COLUMNS]

@@ -34,16 +34,14 @@ def start(name, title, options, show):
     label = options.get("label")
     title = f" ({title})" if title else ""
     if kind == "proof":
-        return f"**Proof{title}.**\n", "∎"
+        return f"**Proof{title}.**\n", "\n∎"
     if name.startswith("prf:"):
         number = show(f"{{prf:ref}}`{label}`") if label else kind.capitalize()
         return f"**{number}{title}.**\n", ""
     if kind == "exercise":
         return f"**{show(f'{{ref}}`{label}`') if label else 'Exercise'}{title}.**\n", ""
     if kind in ("solution", "dropdown"):
-        what = (
-            f"Solution of {show(f'{{ref}}`{title[2:-1]}`')}" if kind == "solution" else title[2:-1]
-        )
+        what = f"Solution of {show(f'{{ref}}`{title[2:-1]}`')}" if kind == "solution" else title[2:-1]
         if name.endswith("-start"):
             return f"**{what}.**\n", ""
         return f"<details><summary>{what}</summary>\n", "\n</details>"
@@ -88,7 +86,7 @@ def plain(source, show, refuse):
             lines.append(line)
         elif not DROPPED.match(line):
             lines.append(REFERENCE.sub(lambda match: show(match[0]), line))
-    return "\n".join(lines).strip()
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def markdown(node, page):

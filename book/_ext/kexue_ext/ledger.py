@@ -28,19 +28,19 @@ COLUMNS |= {"Wrong variants refuted": 26, "Seconds": 5}
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-class claims_table(nodes.General, nodes.Element):  # noqa: N801 (docutils names its nodes so)
+class claims_table(nodes.General, nodes.Element):
     """Stands for the ledger until every page has been read."""
 
 
-class record_value(nodes.Inline, nodes.TextElement):  # noqa: N801
+class record_value(nodes.Inline, nodes.TextElement):
     """Stands for a number of a record."""
 
 
-class claim_link(nodes.Inline, nodes.TextElement):  # noqa: N801
+class claim_link(nodes.Inline, nodes.TextElement):
     """Stands for the link from an equation to its row in the ledger."""
 
 
-class equation_link(nodes.Inline, nodes.TextElement):  # noqa: N801
+class equation_link(nodes.Inline, nodes.TextElement):
     """Stands for the number of an equation."""
 
 
@@ -127,9 +127,7 @@ def marks(app, doctree):
         f"no check decides the equation {label}"
         for label in blocks
         if label.startswith("eq-") and label not in page["verdicts"]
-    ] + [
-        f"a check decides {label}, no equation" for label in page["verdicts"] if label not in blocks
-    ]
+    ] + [f"a check decides {label}, no equation" for label in page["verdicts"] if label not in blocks]
     for label, found in page["verdicts"].items():
         if block := blocks.get(label):
             weakest = max(found, key=lambda one: list(STATUS).index(one["json"]["status"]))
@@ -157,6 +155,7 @@ def check(app, env):
 def dependents(app, env):
     """Return the pages that show what others bring; all, if a title or number anywhere changed."""
     domains = [env.get_domain("math").data, env.get_domain("cite").citations]
+    env.get_domain("math").data["has_equations"][PAGE] = True  # the ledger's come later
     outline = [sorted((k, v.astext()) for k, v in env.titles.items()), env.toctree_includes]
     outline += [env.toc_secnumbers, env.toc_fignumbers, *domains]
     digest = hashlib.sha256(repr(outline).encode()).hexdigest()

@@ -4,6 +4,7 @@
 outputs of our own into nodes: the verdict of a check, and the record (kept, and not shown twice).
 """
 
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from myst_nb.core.read import myst_nb_reader_plugin
 from kexue_ext import figures, ledger
 
 TYPE = "application/vnd.kexue.%s+json"
+OURS = re.compile(r'<table class="kexue-')
+SCROLLS = '<div class="kexue-table" tabindex="0">{}</div>'
 PARTS = ("claim", "method", "figures")
 
 
@@ -50,6 +53,9 @@ class Mime:
             return []
         if data.mime_type == TYPE % "verdict":
             return [verdict(renderer.renderer, data.content, data.line)]
+        if data.mime_type == "text/html" and OURS.match(data.string):
+            # Not by the usual way, which lays a light card under it in dark mode.
+            return [nodes.raw(text=SCROLLS.format(data.string), format="html")]
         return figures.render(renderer, data)
 
 

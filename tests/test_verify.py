@@ -1,0 +1,170 @@
+"""The checks are checked hardest: whatever could not fail must be refused."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from kexue_lib.verify import CheckFailed, agree, compute, prove, rate, support
+
+n, r = sp.symbols("n r", positive=True)
+RADIAL = sp.Integral(r ** (n - 1) * sp.exp(-(r**2)), (r, 0, sp.oo))
+RNG = np.random.default_rng
+
+
+def test_a_true_equation_is_proved_and_its_control_falls():
+    verdict = prove("eq-a", RADIAL, sp.gamma(n / 2) / 2, refutes={"missing half": sp.gamma(n / 2)})
+    assert verdict.status == "proved"
+    assert "positive" in verdict.method
+    assert verdict.controls[0]["story"] == "missing half"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({}, "no control"),
+        ({"missing half": sp.gamma(n / 2) / 2}, "passes the check"),
+        ({"missing half": sp.exp(sp.loggamma(n / 2)) / 2}, "passes the check"),
+        ({"infinite": sp.oo, "x": 1}, "needs its story"),
+        ({"an infinite value": sp.oo}, "not finite"),
+        ({"not a number": sp.nan}, "not finite"),
+        ({"another symbol n": sp.Symbol("n")}, "two different assumptions"),
+    ],
+)
+def test_a_control_must_exist_and_fail_for_its_own_wrongness(wrong, why):
+    with pytest.raises(CheckFailed, match=why):
+        prove("eq-a", RADIAL, sp.gamma(n / 2) / 2, refutes=wrong)
+
+
+def test_tautologies_and_falsehoods_are_refused():
+    with pytest.raises(CheckFailed, match="same expression"):
+        prove("eq-a", n**2, n**2, refutes={"forgot the square": n})
+    with pytest.raises(CheckFailed, match="SymPy leaves"):
+        prove("eq-a", n**2 + n, n**2, refutes={"forgot the square": n})
+
+
+def test_a_simplifier_that_errs_is_caught_by_numbers():
+    with pytest.raises(CheckFailed, match="numbers differ"):
+        prove("eq-a", n + 1, n, by=lambda e: sp.Integer(0), refutes={"forgot the square": n**2})
+
+
+def test_symbols_must_be_the_same_and_commute():
+    with pytest.raises(CheckFailed, match="two different assumptions"):
+        prove("eq-a", n * 2, sp.Symbol("n") + n, refutes={"forgot one": n})
+    a, b = sp.symbols("a b", commutative=False)
+    with pytest.raises(CheckFailed, match="commute"):
+        prove("eq-a", a * b, b * a, refutes={"forgot one": a})
+
+
+def test_a_false_identity_that_holds_for_positive_numbers_only_is_refused_for_real_ones():
+    x = sp.symbols("x", real=True)
+    with pytest.raises(CheckFailed):
+        prove("eq-a", sp.sqrt(x**2), x, refutes={"forgot the root": x**2})
+
+
+@pytest.mark.parametrize("label", ["eq_a", "eq-A", "def-a", "eq-", "a"])
+def test_labels_are_lower_case_words(label):
+    with pytest.raises(CheckFailed, match="label"):
+        prove(label, RADIAL, sp.gamma(n / 2) / 2, refutes={"missing half": sp.gamma(n / 2)})
+
+
+def triangle(m):
+    return m * (m + 1) // 2
+
+
+WRONG = {"off by one": lambda m: m * (m - 1) // 2}
+
+
+def test_compute_is_exact_over_a_range():
+    verdict = compute("eq-a", "sum", lambda m: sum(range(m + 1)), triangle, over=range(9), refutes=WRONG)
+    assert verdict.status == "computed"
+    assert verdict.controls[0]["outcome"] == "wrong in 8 of 9 cases"
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "over", "refutes", "why"),
+    [
+        (triangle, triangle, range(9), WRONG, "same function"),
+        (lambda m: sum(range(m + 1)), triangle, [], WRONG, "no cases"),
+        (lambda m: sum(range(m + 1)), triangle, [0], WRONG, "passes"),
+        (lambda m: sum(range(m)), triangle, range(9), WRONG, "at 1"),
+        (lambda m: m * (m + 1) / 2, triangle, range(9), WRONG, "not exact"),
+        (lambda m: sp.Float(1), lambda m: 1, range(9), WRONG, "not exact"),
+        (lambda m: sp.oo, lambda m: sp.oo, range(9), WRONG, "not finite"),
+        (lambda m: sum(range(m + 1)), triangle, range(9), {"one float": lambda m: 0.5}, "not exact"),
+    ],
+)
+def test_compute_refuses_what_it_cannot_decide(left, right, over, refutes, why):
+    with pytest.raises(CheckFailed, match=why):
+        compute("eq-a", "sum", left, right, over=over, refutes=refutes)
+
+
+def test_compute_compares_fractions_with_sympy_numbers():
+    compute("eq-a", "halves", lambda m: Fraction(m, 2), lambda m: sp.Rational(m, 2), over=range(3),
+            refutes={"rounded down": lambda m: m // 2})  # fmt: skip
+
+
+def test_support_accepts_the_true_mean_and_refutes_a_wrong_one():
+    verdict = support("eq-a", "mean", RNG(0).standard_normal(2000), 0, refutes={"shifted mean": 0.5})
+    assert verdict.status == "supported"
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected", "wrong", "why"),
+    [
+        (RNG(0).standard_normal(2000), 0.5, 1.0, "standard errors from"),
+        (RNG(0).standard_normal(2000), 0.0, 0.05, "passes"),
+        (RNG(0).standard_normal(20), 0.0, 9.0, "R >= 30"),
+        (np.zeros(100), 0.0, 1.0, "no spread"),
+        (np.full(100, np.nan), 0.0, 1.0, "finite"),
+        (RNG(0).standard_normal(2000), np.inf, 1.0, "finite"),
+        (RNG(0).standard_normal(2000), 0.0, np.nan, "finite"),
+        (np.repeat(RNG(0).standard_normal(100), 20), 0.0, 9.0, "correlated"),
+        (np.cumsum(RNG(0).standard_normal(500)), 0.0, 9e9, "correlated"),
+        (RNG(0).standard_normal((200, 2)), [0.0, 0.0, 0.0], 9.0, "shape"),
+    ],
+)
+def test_support_refuses_wrong_errors_and_wrong_means(samples, expected, wrong, why):
+    with pytest.raises(CheckFailed, match=why):
+        support("eq-a", "mean", samples, expected, refutes={"shifted mean": wrong})
+
+
+def test_support_rarely_raises_a_false_alarm_and_keeps_its_power():
+    for seed in range(200):
+        support("eq-a", "mean", RNG(seed).exponential(size=400), 1, refutes={"forgot the scale": 2})
+
+
+def test_agree_needs_two_routes_and_a_tolerance_that_controls_exceed():
+    x = np.linspace(0, 1, 5)
+    assert agree("eq-a", "sin", np.sin(x), x - x**3 / 6, within=0.01, refutes={"lost the cube": x}).status
+    for left, right, within, wrong in [
+        (x, x, 0.1, x + 9), (x, x + 1, 0.1, x + 9), (x, x[:4], 0.1, x + 9), (x, x + 0.01, 0.1, x + 0.5),
+        (x, x * np.nan, 0.1, x + 9), (x, x + 0.01, math.inf, x + 9), (x, x + 0.01, 0, x + 9),
+    ]:  # fmt: skip
+        with pytest.raises(CheckFailed):
+            agree("eq-a", "x", left, right, within=within, refutes={"some slip here": wrong})
+
+
+def test_rate_finds_the_order_of_exact_and_of_random_errors():
+    sizes = np.array([10, 20, 40, 80, 160])
+    rate("eq-a", "order", sizes, 1 / sizes + 3 / sizes**2, -1, refutes={"half the order": -0.5})
+    noisy = RNG(0).exponential(size=(5, 4000)) * (sizes**-0.5)[:, None]
+    rate("eq-a", "order", sizes, noisy, -0.5, refutes={"twice the order": -1})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "errors", "order", "wrong"),
+    [
+        ([10, 20, 40, 80], [0.1, 0.05, 0.025, 0.0125], -0.5, -2),
+        ([10, 20, 40, 80], [0.1, 0.05, 0.025, 0.0125], -1, -1),
+        ([10, 20, 40], [0.1, 0.05, 0.025], -1, -2),
+        ([10, 20, 40, 80], [0.1, 0.05, 0.0, 0.0125], -1, -2),
+        ([10, 40, 20, 80], [0.1, 0.05, 0.025, 0.0125], -1, -2),
+        ([10, 20, 40, 80], [0.1, 0.05, 0.04, 0.001], -1, -9),
+    ],
+)
+def test_rate_refuses_wrong_orders_and_crude_data(sizes, errors, order, wrong):
+    with pytest.raises(CheckFailed):
+        rate("eq-a", "order", sizes, errors, order, refutes={"a wrong order": wrong})
