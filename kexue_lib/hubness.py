@@ -64,8 +64,10 @@ def _log_volume(d: Tensor) -> Tensor:
     root, tail, near_root, near_zero = _volume_series()
     value = d / 2 * math.log(math.pi) - torch.lgamma(d / 2 + 1)
     offset = (d - root) - tail
-    value = torch.where(offset.abs() < 1.5, _horner(near_root, offset), value)
-    return torch.where(d < 0.5, _horner(near_zero, d), value)
+    for here, coefficients, x in ((offset.abs() < 1.5, near_root, offset), (d < 0.5, near_zero, d)):
+        if bool(here.any()):
+            value[here] = _horner(coefficients, x[here])
+    return value
 
 
 def _horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ def prove(
         claim or f"${sympy.latex(left)} = ${sympy.latex(right)}$".replace("= $", "= "),
         "proved",
         "SymPy" + (f" for {assumed}" if assumed else ""),
-        f"spot check at {len(places)} point{'s' * (len(places) > 1)}, worst gap {worst:.0e}",
+        f"spot check at {len(places)} point{'s' * (len(places) > 1)}, gaps at most {max(worst, 1e-15):.0e}",
         outcomes,
         round(time.perf_counter() - start, 3),
     ).show()

@@ -19,10 +19,8 @@ import ast
 import contextlib
 import ctypes
 import fcntl
-import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -32,113 +30,20 @@ import tempfile
 import time
 from datetime import datetime
 from functools import partial
-from importlib import metadata
 from io import StringIO
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+import fingerprint
+from fingerprint import ROOT
+
 BUILD, OUT = ROOT / "_build", ROOT / "out"
 EXECUTED, FAILED, HTML, WORK = OUT / "executed", OUT / "failed", BUILD / "html", BUILD / "work"
-SETTINGS = ("_config.yml", "_toc.yml", "requirements.lock", "tools/book.py")
 AT_ONCE, CELL_SECONDS = 2, 600
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMBA")
 
 
 class Failure(Exception):
     """Something that the reader of the terminal can act on; shown without a traceback."""
-
-
-# -- what depends on what ---------------------------------------------------------------------
-
-
-def digest(*parts):
-    """Return one hash of texts, bytes, and files (given as paths, with their names)."""
-    total = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Path):
-            part = str(part.relative_to(ROOT)).encode() + part.read_bytes()
-        one = part if isinstance(part, bytes) else str(part).encode()
-        total.update(hashlib.sha256(one).digest())
-    return total.hexdigest()
-
-
-def files(*names):
-    """Return the files that are, or lie below, what is named; no caches, no editor's copies."""
-    found = [path for name in names for path in [ROOT / name, *(ROOT / name).rglob("*")]]
-    hidden = re.compile(r"__pycache__|\.ipynb_checkpoints|/\.")
-    kept = {p for p in found if p.is_file() and not hidden.search(f"/{p.relative_to(ROOT)}")}
-    return sorted(kept)
-
-
-def versions():
-    """Return the versions that may change a result and that the lock does not fix."""
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return f"Python {platform.python_version()}, torch {metadata.version('torch')}"
-    return f"Python {platform.python_version()}"
-
-
-def modules():
-    """Return the files of the library by the names they are imported under."""
-    paths = files("kexue_lib")
-    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in paths]
-    pairs = zip(names, paths, strict=True)
-    return {name.removesuffix(".__init__"): p for name, p in pairs if p.suffix == ".py"}
-
-
-def imported(code, known, package="kexue_lib"):
-    """Return the library's modules that a piece of code imports; all if that is not plain to see."""
-    try:
-        nodes = list(ast.walk(ast.parse(code)))
-    except SyntaxError:  # a line for IPython, perhaps one that runs something
-        return set(known)
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.Name) and node.id in ("importlib", "__import__", "exec", "eval"):
-            return set(known)
-        if isinstance(node, ast.Import):
-            names = {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package.split(".")[: 1 - node.level or None]) if node.level else ""
-            base = ".".join(part for part in (base, node.module) if part)
-            inner = {f"{base}.{alias.name}" for alias in node.names}
-            names = inner if base == "kexue_lib" else {base} | (inner & known.keys())
-        else:
-            continue
-        ours = {name for name in names if name.split(".")[0] == "kexue_lib"}
-        if ours - known.keys() or "kexue_lib" in ours:
-            return set(known)
-        found |= ours
-    return found
-
-
-def fingerprint(notebook):
-    """Return a hash of all that the outputs of a chapter depend on."""
-    known = modules()
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    found, todo = {"kexue_lib"} & known.keys(), set()
-    for cell in cells:
-        todo |= imported(cell.source, known)
-    while todo:
-        name = todo.pop()
-        found.add(name)
-        # `kexue_lib.a.b` also runs `kexue_lib.a`.
-        parent = name.rpartition(".")[0]
-        package = name if known[name].stem == "__init__" else parent
-        todo |= (
-            imported(known[name].read_text(), known, package) | {parent} & known.keys()
-        ) - found
-    matters = {"parameters", "skip-execution", "raises-exception"}
-    code = [[cell.source, sorted(matters & {*cell.metadata.get("tags", ())})] for cell in cells]
-    data = [path for path in files("kexue_lib") if path.suffix != ".py"]
-    if any("results" in cell.source for cell in cells):
-        data += files("results")
-    sources = [known[name] for name in sorted(found)]
-    return digest(json.dumps(code), versions(), ROOT / "requirements.lock", *sources, *data)
-
-
-def inputs():
-    """Return a hash of everything the book is made from."""
-    return digest(versions(), *files("book", "kexue_lib", "results", *SETTINGS))
 
 
 # -- files that are whole or not there --------------------------------------------------------
@@ -183,9 +88,7 @@ def alone():
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise Failure(
-                f"another build is running (process {lock.read()}): wait for it."
-            ) from None
+            raise Failure(f"another build is running (process {lock.read()}): wait for it.") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -234,15 +137,16 @@ def keep(path, mark):
     times = []
     for number, cell in enumerate(cells_of(notebook), 1):
         times += cell["metadata"].pop("execution", {}).values()
-        ran = cell["execution_count"] is not None or not "".join(cell["source"]).strip()
-        if not ran and "skip-execution" not in cell["metadata"].get("tags", ()):
-            raise Failure(
-                f"{path.stem} was not executed to its end: code cell {number} did not run."
-            )
+        tags = cell["metadata"].get("tags", ())
+        idle = not "".join(cell["source"]).strip() or "skip-execution" in tags
+        wrong = "error" in (out["output_type"] for out in cell["outputs"])
+        if (cell["execution_count"] is None and not idle) or (wrong and "raises-exception" not in tags):
+            raise Failure(f"{path.stem} did not get through code cell {number}.")
     moments = sorted(datetime.fromisoformat(t.replace("Z", "+00:00")) for t in times)
     seconds = round((moments[-1] - moments[0]).total_seconds(), 1) if moments else 0.0
     notebook["metadata"]["kexue"] = {"fingerprint": mark, "seconds": seconds}
     write(EXECUTED / path.name, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    (FAILED / path.name).unlink(missing_ok=True)
     return seconds
 
 
@@ -295,7 +199,7 @@ def execute():
     from kexue_lib.notebooks import chapters, read_chapter
 
     notebooks = {slug: read_chapter(slug) for slug in chapters()}
-    marks = {slug: fingerprint(notebook) for slug, notebook in notebooks.items()}
+    marks = {slug: fingerprint.chapter(notebook) for slug, notebook in notebooks.items()}
     for path in EXECUTED.glob("*.ipynb"):
         if path.stem not in marks:  # no longer a chapter
             path.unlink()
@@ -313,11 +217,13 @@ def execute():
                 nbformat.write(notebooks[path.stem], path)
                 running[path] = start(path)
             for path in [path for path, process in running.items() if process.poll() is not None]:
-                if running.pop(path).returncode:
-                    failures.append(explain(path))
-                    say(f"   {path.stem:<24} failed")
-                else:
+                try:
+                    if running.pop(path).returncode:
+                        raise Failure(explain(path))
                     say(f"   {path.stem:<24} {keep(path, marks[path.stem]):.1f} s")
+                except Failure as failure:
+                    failures.append(str(failure))
+                    say(f"   {path.stem:<24} failed")
             if running and sys.stdout.isatty():
                 names = ", ".join(path.stem for path in running)
                 print(f"\r\x1b[K   {names} … {time.monotonic() - begun:.0f} s", end="", flush=True)
@@ -347,18 +253,15 @@ def pages():
 
     print("== pages", flush=True)
     begun = time.monotonic()
-    # What changes every page. Sphinx would not repeat the warnings of a build that failed, and
-    # cannot go on after one that was killed: then there is no such mark, and it starts anew.
-    mark, about = WORK / "complete", digest(versions(), *files(*SETTINGS, "results", "book/_ext",
-        "book/_static", "book/references.bib"))  # fmt: skip
+    # Sphinx would not repeat the warnings of a build that failed, cannot go on after one that was
+    # killed, and does not know all that its pages depend on: without this mark it starts anew.
+    mark, about = WORK / "complete", fingerprint.skeleton()
     whole = mark.exists() and mark.read_text() == about
     mark.unlink(missing_ok=True)
     if not whole:
         shutil.rmtree(WORK, ignore_errors=True)
     options = {"external_toc_path": str(ROOT / "_toc.yml"), "latex_individualpages": False}
-    settings, _ = get_final_config(
-        user_yaml=ROOT / "_config.yml", cli_config=options, raise_on_invalid=True
-    )
+    settings, _ = get_final_config(user_yaml=ROOT / "_config.yml", cli_config=options, raise_on_invalid=True)
     settings.pop("comments_config")  # belongs to an extension that loads scripts from elsewhere
     warnings = StringIO()
     nocolor()
@@ -377,11 +280,9 @@ def pages():
                 keep_going=True,
             )
             app.build()
-        failed = bool(app.statuscode)
     except SphinxError as error:
-        failed = print(f"{error.category}: {error}", file=warnings) is None
-    if failed or warnings.getvalue().strip():
-        text = warnings.getvalue().replace(f"{ROOT}/", "").strip()
+        print(f"{error.category}: {error}", file=warnings)
+    if text := warnings.getvalue().replace(f"{ROOT}/", "").strip():
         raise Failure(f"the pages have faults:\n{text}")
     write(mark, about)
     print(f"   {len(app.env.found_docs)} pages, {time.monotonic() - begun:.1f} s", flush=True)
@@ -389,7 +290,7 @@ def pages():
 
 def build():
     """Bring the book up to date."""
-    begun, key, published = time.monotonic(), inputs(), HTML / ".inputs"
+    begun, key, published = time.monotonic(), fingerprint.everything(), HTML / ".inputs"
     if published.exists() and published.read_text() == key:
         print("== nothing changed")
     else:

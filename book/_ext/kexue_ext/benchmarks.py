@@ -6,18 +6,18 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-COLUMNS = ("case", "ours", "peer", "peer's time", "speed-up (least to most)", "differing", "goal")
+COLUMNS = ("Case", "Ours", "Peer", "Peer's time", "Speed-up (least to most)", "Differing", "Goal")
 
 
 def seconds(number):
-    """Return a duration in a unit that suits it.
+    r"""Return a duration in a unit that suits it.
 
     >>> seconds(0.0123), seconds(4.2), seconds(None)
-    ('12.3 ms', '4.2 s', '–')
+    ('12.3\xa0ms', '4.2\xa0s', '–')
     """
     if number is None:
         return "–"
-    return f"{number * 1e3:.3g} ms" if number < 1 else f"{number:.3g} s"
+    return f"{number * 1e3:.3g}\N{NO-BREAK SPACE}ms" if number < 1 else f"{number:.3g}\N{NO-BREAK SPACE}s"
 
 
 def row(result):

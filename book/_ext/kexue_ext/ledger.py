@@ -94,28 +94,30 @@ def written(number, spec):
 
 
 def value(env, node):
-    """Return the text for a place of a number; what is wrong becomes a warning."""
+    """Return the text for a place of a number; raise ValueError if it has none."""
     found = env.kexue.get(node["doc"], {}).get("record", {}).get(node["name"])
+    about = f"{{record}}: {node['name']!r} in the record of {node['doc']}"
+    if found is None:
+        raise ValueError(f"{about}: there is no such name")
+    if node["error"] and found["error"] is None:
+        raise ValueError(f"{about}: it has no error to put after ±")
+    keys = ("value", "error") if node["error"] else ("value",)
     try:
-        if found is None:
-            raise ValueError("there is no such name")
-        if not node["error"]:
-            return written(found["value"], node["spec"])
-        if found["error"] is None:
-            raise ValueError("it has no error to put after ±")
-        both = (written(found[key], node["spec"]) for key in ("value", "error"))
-        return "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}".join(both)
+        both = [written(found[key], node["spec"]) for key in keys]
     except (ValueError, TypeError) as problem:
-        message = "{record}: %r in the record of %s: %s"
-        LOG.warning(message, node["name"], node["doc"], problem, location=env.docname)
-        return "?"
+        raise ValueError(f"{about}: {problem}") from None
+    return "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}".join(both)
 
 
 def own_numbers(app, doctree):
     """Fill in the page's own numbers before titles are collected."""
     for node in list(doctree.findall(record_value)):
         if node["doc"] == app.env.docname:
-            node.replace_self(nodes.Text(value(app.env, node)))
+            try:
+                node.replace_self(nodes.Text(value(app.env, node)))
+            except ValueError as problem:
+                entry(app.env)["wrong"].append(str(problem))
+                node.replace_self(nodes.Text("?"))
 
 
 def marks(app, doctree):
@@ -154,11 +156,12 @@ def check(app, env):
 
 def dependents(app, env):
     """Return the pages that show what others bring; all, if a title or number anywhere changed."""
-    domains = [env.get_domain("math").data, env.get_domain("cite").citations]
-    env.get_domain("math").data["has_equations"][PAGE] = True  # the ledger's come later
-    outline = [sorted((k, v.astext()) for k, v in env.titles.items()), env.toctree_includes]
-    outline += [env.toc_secnumbers, env.toc_fignumbers, *domains]
-    digest = hashlib.sha256(repr(outline).encode()).hexdigest()
+    math, cited = env.get_domain("math"), env.get_domain("cite").citations
+    math.data["has_equations"][PAGE] = True  # the ledger's come later
+    outline = {name: title.astext() for name, title in env.titles.items()}, math.equations
+    outline += env.toctree_includes, env.toc_secnumbers, env.toc_fignumbers
+    outline += (sorted(one.key for one in cited),)
+    digest = hashlib.sha256(json.dumps(outline, sort_keys=True).encode()).hexdigest()
     changed = digest != getattr(env, "kexue_outline", digest)
     env.kexue_outline = digest
     reads = {doc for doc in env.found_docs if "kexue_reads_others" in env.metadata[doc]}
@@ -183,7 +186,11 @@ class Late(SphinxPostTransform):
         for node in list(self.document.findall(claims_table)):
             node.replace_self(self.tables())
         for node in list(self.document.findall(record_value)):
-            node.replace_self(nodes.Text(value(self.env, node)))
+            try:
+                node.replace_self(nodes.Text(value(self.env, node)))
+            except ValueError as problem:
+                LOG.warning("%s", problem, location=self.env.docname)
+                node.replace_self(nodes.Text("?"))
         for node in list(self.document.findall(equation_link)):
             node.replace_self(self.equation(node["label"]))
         for node in list(self.document.findall(claim_link)):
@@ -265,6 +272,6 @@ def setup(app):
     app.connect("doctree-read", own_numbers, priority=400)  # titles are collected at 500
     app.connect("doctree-read", marks)
     app.connect("env-purge-doc", purge)
-    app.connect("env-updated", dependents)
+    app.connect("env-get-updated", dependents, priority=900)  # numbers are given at 500
     app.connect("env-check-consistency", check)
     app.connect("build-finished", write_json)

@@ -36,7 +36,7 @@ def read(text: str, *, source: str, ran: str) -> nbformat.NotebookNode:
         raise ValueError(f"{ran} does not belong to {source}: run make book")
     for cell, other in zip(*pairs, strict=True):
         cell.outputs, cell.execution_count = other.outputs, other.execution_count
-    page.metadata["language_info"] = done.metadata.get("language_info", {})
+    page.metadata["language_info"] = done.metadata["language_info"]
     return page
 
 
@@ -71,13 +71,15 @@ def verdict(markdown, content, line):
     parts = {key: inline(content[key]) for key in PARTS}
     controls = nodes.bullet_list("", classes=["kexue-controls"])
     for control in content["controls"]:
-        sentence = nodes.paragraph("", "Refuted: ", translatable=False)
+        sentence = nodes.paragraph("", "", translatable=False)
         sentence += [inline(control["story"]), nodes.Text(" ("), inline(control["outcome"])]
         sentence += nodes.Text(").")
         controls += nodes.list_item("", sentence)
     kept = {"json": content, "controls": deepcopy(controls)} | deepcopy(parts)
     ledger.entry(markdown.sphinx_env)["verdicts"].setdefault(content["label"], []).append(kept)
 
+    for item in controls:
+        item[0].insert(0, nodes.Text("Refuted: "))
     # `translatable`: else every verdict would be a sentence for the translators.
     first = nodes.paragraph("", "", translatable=False)
     first += nodes.strong("", ledger.sign(content["status"]))

@@ -1,0 +1,63 @@
+"""A book of one tiny chapter, for tests of everything that handles chapters."""
+
+import pytest
+
+DEMO = """---
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+# A demonstration
+
+```{code-cell} ipython3
+:tags: [parameters]
+
+size: int = 3  # how many
+share: float = 0.5
+mode: str = "plain"
+```
+
+```{code-cell} ipython3
+:tags: [validate]
+
+from kexue_lib.parameters import Choice, Integer, Real, validate
+
+validate(
+    size=Integer(size, "how many", 1, 9),
+    share=Real(share, "which part", 0, 1),
+    mode=Choice(mode, "how", "plain", "broken", "slow"),
+    rules={"size must not be 7": lambda: size != 7},
+)
+```
+
+```{code-cell} ipython3
+import time
+
+from kexue_lib.record import Record
+from kexue_lib.verify import CheckFailed, compute
+
+if mode == "slow":
+    time.sleep(60)
+if mode == "broken":
+    raise CheckFailed("eq-demo: off by one")
+compute("eq-demo", "sum", lambda m: sum(range(m)), lambda m: m * (m - 1) // 2, over=range(size),
+        refutes={"one term too many": lambda m: m * (m + 1) // 2 + 1})
+Record({"double": (2 * size, "twice the size")})
+```
+"""
+
+
+@pytest.fixture
+def demo_book(tmp_path, monkeypatch):
+    """Return the folder of a book whose only chapter is ``demo``."""
+    root = tmp_path / "a book"
+    (root / "book").mkdir(parents=True)
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/intro\nparts:\n- caption: P\n  chapters:\n  - file: book/demo\n", "utf-8"
+    )
+    (root / "book" / "intro.md").write_text("# Intro\n", "utf-8")
+    (root / "book" / "demo.md").write_text(DEMO, "utf-8")
+    monkeypatch.setenv("KEXUE_BOOK", str(root))
+    return root

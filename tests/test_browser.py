@@ -1,0 +1,116 @@
+"""The built book in a real browser: offline, WCAG 2.2 AA, no sideways scroll on a phone, search."""
+
+import http.server
+import os
+import shutil
+import threading
+from functools import partial
+
+import pytest
+
+from kexue_lib.notebooks import book_root
+
+HTML = book_root() / "_build" / "html"
+PAGES = sorted(p.relative_to(HTML).as_posix() for p in (HTML / "book").glob("*.html"))
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+pytestmark = pytest.mark.browser
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = ("chromium", "google-chrome", "chromium-browser")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None and not os.environ.get("CI"):
+        pytest.skip("no browser: install chromium to run these tests")
+    assert program, "CI must have a browser"
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=program, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def site():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=HTML)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def visit(browser, site, page, mode="light", width=1200):
+    """Open a page and return it with the addresses it asked for elsewhere and the errors it logged."""
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.add_init_script(f"localStorage.setItem('mode','{mode}');localStorage.setItem('theme','{mode}')")
+    foreign, errors = [], []
+    tab.on("request", lambda r: foreign.append(r.url) if not r.url.startswith((site, "data:")) else None)
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.goto(site + page)
+    tab.wait_for_load_state("networkidle")
+    return tab, foreign, errors
+
+
+def test_there_are_pages():
+    assert "book/hubness.html" in PAGES
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_are_accessible_and_ask_for_nothing_elsewhere(browser, site, page, mode):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    tab, foreign, errors = visit(browser, site, page, mode)
+    found = axe.run(tab, options={"runOnly": RULES}).response["violations"]
+    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
+    assert foreign == []
+    assert errors == []
+    tab.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_phone_never_scrolls_sideways(browser, site, page):
+    tab, _, _ = visit(browser, site, page, width=390)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    tab.close()
+
+
+def test_search_finds_the_chapter(browser, site):
+    tab, _, _ = visit(browser, site, "search.html?q=hubness")
+    tab.wait_for_selector("#search-results li")
+    assert "book/hubness" in tab.inner_html("#search-results")
+    tab.close()
+
+
+def test_the_slider_of_the_chapter_moves_by_keyboard(browser, site):
+    tab, _, _ = visit(browser, site, "book/hubness.html")
+    slider = tab.locator(".kexue-slider input[type=range]").first
+    slider.focus()
+    before = slider.get_attribute("aria-valuetext")
+    tab.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") != before
+    tab.close()
+
+
+def test_every_equation_shows_its_verdict_and_links_to_the_ledger(browser, site):
+    tab, _, _ = visit(browser, site, "book/hubness.html")
+    links = tab.locator(".kexue-mark a")
+    assert links.count() >= 18
+    target = links.first.get_attribute("href")
+    assert "claims" in target
+    tab.goto(site + "book/" + target)
+    assert tab.locator("#" + target.split("#")[1]).count() == 1
+    tab.close()
