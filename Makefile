@@ -80,7 +80,7 @@ gpu: env ## run every chapter on a GPU with the full profile; notebooks in out/g
 
 lock: env ## write requirements.lock anew from requirements.in
 	@.venv/bin/uv pip compile -q requirements.in --universal --python-version 3.11 \
-	  --generate-hashes -o requirements.lock
+	  --generate-hashes --no-strip-extras -o requirements.lock
 
 clean: ## remove all that is made from the sources, but not .venv
 	@rm -rf _build out .pytest_cache .mypy_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.*

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import kexue_lib
 
@@ -36,7 +38,7 @@ def normal(name):
 
 def pins(lines):
     """Name to version (or None) of the requirement that each line begins with."""
-    found = (re.match(r"([A-Za-z0-9][\w.-]*)(?:==([^\s;]+))?", line) for line in lines)
+    found = (re.match(r"([A-Za-z0-9][\w.-]*)(?:\[.*?\])?(?:==([^\s;]+))?", line) for line in lines)
     return {normal(match[1]): match[2] for match in found if match}
 
 
@@ -62,6 +64,18 @@ def test_the_lock_has_every_direct_requirement_with_hashes_and_no_torch():
     assert {name: version or lock[name] for name, version in direct.items()}.items() <= lock.items()
     entries = re.split(r"\n(?=[A-Za-z0-9])", text)[1 if text.startswith("#") else 0 :]
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def test_the_lock_names_the_extras_that_packages_ask_for():
+    """Else pip looks for coverage[toml] beside coverage==…, finds a newer release, and stops at its hash."""
+    locked = {normal(m[1]): {*m[2].split(",")} for m in map(EXTRAS.match, lines_of("requirements.lock")) if m}
+    asked = [Requirement(text) for one in distributions() for text in one.requires or ()]
+    for one in asked:
+        if one.extras and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            assert one.extras <= locked.get(normal(one.name), set()), str(one)
+
+
+EXTRAS = re.compile(r"([A-Za-z0-9][\w.-]*)\[(.+?)\]==")
 
 
 def test_the_lock_names_no_package_index():
