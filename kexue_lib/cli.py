@@ -125,7 +125,9 @@ def doctor(as_json: AsJson = False) -> None:
     except ImportError:
         rows.append(_line("torch", "missing", False, "run make env"))
     lock = notebooks.book_root() / "requirements.lock"
-    pins = re.findall(r"^([\w.-]+)(?:\[.*?\])?==([\w.]+)", lock.read_text("utf-8") if lock.is_file() else "", re.M)
+    pins = re.findall(
+        r"^([\w.-]+)(?:\[.*?\])?==([\w.]+)", lock.read_text("utf-8") if lock.is_file() else "", re.M
+    )
     installed = {d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
     other = [f"{n} {installed[n]}" for n, v in pins if n in installed and installed[n] != v]
     rows.append(_line("packages", ", ".join(other) or "as locked", not other, "run make env"))

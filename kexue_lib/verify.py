@@ -202,8 +202,10 @@ def _places(
 
 
 def _number(label: str, expression: Any, place: Mapping[Any, Any]) -> Any:
-    # SymPy's own summation to a number may extrapolate wrongly; mpmath's is a second route anyway.
-    placed = expression.subs(place).replace(lambda e: isinstance(e, sympy.Sum) and len(e.limits) == 1, _sum)
+    # SymPy's own way to a number may extrapolate a sum wrongly, and takes seconds for an integral.
+    placed = expression.subs(place)
+    for kind, route in ((sympy.Integral, _integral), (sympy.Sum, _sum)):
+        placed = placed.replace(lambda e, kind=kind: isinstance(e, kind), route)
     value = sympy.N(placed, 25)
     try:
         number = mpmath.mpmathify(complex(value) if not value.is_real else sympy.Float(value, 25))
@@ -215,11 +217,40 @@ def _number(label: str, expression: Any, place: Mapping[Any, Any]) -> Any:
 
 
 def _sum(series: Any) -> Any:
+    if len(series.limits) > 1:
+        return series
     index, low, high = series.limits[0]
     with mpmath.workdps(30):
         term = sympy.lambdify(index, series.function, "mpmath")
         ends = [mpmath.mpf(low), mpmath.inf if high is sympy.oo else mpmath.mpf(high)]
         return sympy.Float(mpmath.nsum(term, ends), 25)
+
+
+def _integral(integral: Any) -> Any:
+    """Evaluate by mpmath's quadrature, in more digits until 12 are right; else leave it to SymPy's."""
+    if integral.free_symbols or any(len(limit) != 3 for limit in integral.limits):
+        return integral
+    names = [limit[0] for limit in integral.limits]  # the innermost comes first
+    inside = sympy.lambdify(names, integral.function, "mpmath")
+    ends = [sympy.lambdify(names[i + 1 :], limit[1:], "mpmath") for i, limit in enumerate(integral.limits)]
+    errors: list[Any] = []
+
+    def over(i: int, outer: tuple[Any, ...]) -> Any:
+        line = (lambda x: inside(x, *outer)) if i == 0 else (lambda x: over(i - 1, (x, *outer)))
+        value, error = mpmath.quad(line, ends[i](*outer), error=True)
+        errors.append(error)
+        return value
+
+    for digits in (20, 40, 120):  # a root at an end of the range needs many
+        errors.clear()
+        with mpmath.workdps(digits):
+            try:
+                value = over(len(names) - 1, ())
+            except (ArithmeticError, TypeError, ValueError, NameError):
+                return integral
+            if max(errors) < 1e-13 * abs(value) and mpmath.im(value) == 0:
+                return sympy.Float(value, 25)
+    return integral
 
 
 def _gap(a: Any, b: Any) -> float:

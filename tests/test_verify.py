@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from kexue_lib.verify import CheckFailed, agree, compute, prove, rate, support
+from kexue_lib.verify import CheckFailed, _integral, agree, compute, prove, rate, support
 
 n, r = sp.symbols("n r", positive=True)
 RADIAL = sp.Integral(r ** (n - 1) * sp.exp(-(r**2)), (r, 0, sp.oo))
@@ -168,3 +168,27 @@ def test_rate_finds_the_order_of_exact_and_of_random_errors():
 def test_rate_refuses_wrong_orders_and_crude_data(sizes, errors, order, wrong):
     with pytest.raises(CheckFailed):
         rate("eq-a", "order", sizes, errors, order, refutes={"a wrong order": wrong})
+
+
+x, y = sp.symbols("x y", positive=True)
+
+
+@pytest.mark.parametrize(
+    ("integral", "value"),
+    [
+        (sp.Integral(x ** sp.Rational(-9, 10), (x, 0, 1)), 10),
+        (sp.Integral(x * y, (x, 0, y), (y, 0, 1)), sp.Rational(1, 8)),
+        (sp.Integral(sp.Integral(x * y, (x, 0, y)), (y, 0, 1)), sp.Rational(1, 8)),
+        (sp.Integral(x**y, (x, 0, 1), (y, 0, 1)), sp.log(2)),
+        (sp.Integral(sp.log(x) ** 2, (x, 0, 1)), 2),
+    ],
+)
+def test_integrals_are_spot_checked_by_quadrature(integral, value):
+    found = _integral(integral)
+    assert found.is_Float
+    assert abs(found / value - 1) < 1e-12
+
+
+def test_an_integral_that_quadrature_gets_wrong_is_not_trusted():
+    hard = sp.Integral(sp.sin(x) / x, (x, 0, sp.oo))
+    assert _integral(hard) == hard
