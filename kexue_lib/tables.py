@@ -1,0 +1,63 @@
+"""Tables of results that read well in a page, in a notebook and in a terminal."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kexue_lib.arguments import refuse
+
+
+class Table:
+    """Columns under their headings; the first names the rows.
+
+    Parameters
+    ----------
+    columns : mapping of str to sequence
+        Heading → cells, all of one length; a cell is shown as ``str`` gives it, so format numbers first.
+    caption : str
+        What the table shows, in a sentence.
+
+    Raises
+    ------
+    ValueError
+        If there is no column, columns differ in length, or the caption is empty.
+
+    Examples
+    --------
+    >>> print(Table({"n": [1, 2], "volume": ["2", "π"]}, caption="Unit balls."))
+    n  volume
+    1  2
+    2  π
+    """
+
+    def __init__(self, columns: Mapping[str, Sequence[object]], *, caption: str) -> None:
+        if not columns or len({len(cells) for cells in columns.values()}) != 1:
+            lengths = {heading: len(cells) for heading, cells in columns.items()}
+            raise refuse("columns", lengths, "at least one column, and all of one length")
+        if not caption.strip():
+            raise refuse("caption", caption, "a sentence that says what the table shows")
+        self.headings = list(columns)
+        self.rows = [[str(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
+        self.caption = caption
+
+    def __str__(self) -> str:
+        lines = [self.headings, *self.rows]
+        widths = [max(len(line[c]) for line in lines) for c in range(len(self.headings))]
+        return "\n".join(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in self.headings)
+        body = "".join(
+            f'<tr><th scope="row">{html.escape(first)}</th>'
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
+            + "</tr>"
+            for first, *rest in self.rows
+        )
+        markup = (
+            f'<table class="kexue-results"><caption>{html.escape(self.caption)}</caption>'
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+        return {"text/plain": str(self), "text/html": markup}
