@@ -11,6 +11,7 @@ import mpmath
 import numba
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
 from kexue_lib.arguments import integer, real, refuse
@@ -315,7 +316,10 @@ def radius_share(kurtosis: float) -> float:
 
 
 def limit_k_occurrence(n_points: int, k: int, kurtosis: float) -> Tensor:
-    """Law of N_k as the dimension grows: a Gaussian mixture of binomials (eq-limit-law).
+    """Law of N_k as the dimension grows, with a frozen threshold: a mixture of binomials (eq-limit-law).
+
+    Exact in the limit of many points with k / n_points fixed. For fixed k the threshold keeps
+    fluctuating, however many points there are: see `limit_k_occurrence_fixed_k`.
 
     Parameters
     ----------
@@ -329,22 +333,80 @@ def limit_k_occurrence(n_points: int, k: int, kurtosis: float) -> Tensor:
     Returns
     -------
     float64 tensor of shape (N,): probabilities of 0 … N - 1. They sum to 1 and have mean k.
-    The threshold is taken as fixed, which is exact as N grows; at finite N it is an approximation.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
     """
     n = integer("n_points", n_points, 2)
     k = integer("k", k, 1, n - 1)
     rho = radius_share(kurtosis)
+    a, weight = _normal_nodes(n)
     t = torch.special.ndtri(torch.tensor(k / (n - 1), dtype=torch.float64))
-    a = torch.linspace(-12, 12, 4801, dtype=torch.float64)  # trapezoid: geometric convergence
-    weight = torch.exp(-(a**2) / 2)
-    weight /= weight.sum()
     z = (t - math.sqrt(rho) * a) / math.sqrt(1 - rho)
-    log_p, log_q = torch.special.log_ndtr(z), torch.special.log_ndtr(-z)
+    return _mixture_of_binomials(n, torch.special.log_ndtr(z), torch.special.log_ndtr(-z), weight)
+
+
+def limit_k_occurrence_fixed_k(n_points: int, k: int, kurtosis: float) -> Tensor:
+    """Law of N_k as the dimension grows, for fixed k and many points (eq-random-threshold).
+
+    Parameters, result and errors are those of `limit_k_occurrence`.
+    """
+    n = integer("n_points", n_points, 2)
+    k = integer("k", k, 1, n - 1)
+    a, weight = _normal_nodes(n)
+    q = naming_probability(a, n, k, kurtosis)
+    return _mixture_of_binomials(n, q.log(), torch.log1p(-q), weight)
+
+
+def naming_probability(a: Tensor, n_points: int, k: int, kurtosis: float) -> Tensor:
+    """Return the probability that a query names a point whose standardised norm is a (eq-random-threshold).
+
+    The mean of ``Phi((T - sqrt(rho) a) / sqrt(1 - rho))`` over the k-th smallest T of the N - 2 other
+    values, where ``Phi(T)`` has a beta law; its mean over a standard normal a is ``k / (N - 1)`` exactly.
+
+    Parameters
+    ----------
+    a : float64 tensor of any shape
+    n_points, k, kurtosis
+        As for `limit_k_occurrence`; n_points up to 1e15.
+
+    Returns
+    -------
+    float64 tensor of the shape of a.
+    """
+    n = integer("n_points", n_points, 2, 10**15)
+    k = integer("k", k, 1, n - 1)
+    rho = radius_share(kurtosis)
+    a = a.double()
+    if k == n - 1:
+        return torch.ones_like(a)
+    ends = special.ndtri(special.betaincinv(k, n - 1 - k, [1e-15, 1 - 1e-15]))
+    x, w = np.polynomial.legendre.leggauss(160)
+    threshold = ends.mean() + (ends[1] - ends[0]) / 2 * x
+    # Density of T = ndtri(U), U beta distributed, up to a factor that the normalisation removes.
+    log_w = (k - 1) * special.log_ndtr(threshold) + (n - 2 - k) * special.log_ndtr(-threshold)
+    w = w * np.exp(log_w - threshold**2 / 2 - (log_w - threshold**2 / 2).max())
+    nodes, weights = torch.from_numpy(threshold), torch.from_numpy(w / w.sum())
+    z = (nodes - math.sqrt(rho) * a[..., None]) / math.sqrt(1 - rho)
+    # torch.special.ndtr loses the tail that matters here; erfc does not.
+    probability: Tensor = torch.special.erfc(-z / math.sqrt(2)) @ weights / 2
+    return probability
+
+
+def _normal_nodes(n: int) -> tuple[Tensor, Tensor]:
+    """Trapezoid for a standard normal, fine enough for a binomial of n trials: it converges geometrically."""
+    a = torch.linspace(-12, 12, 2 * max(1200, round(20 * math.sqrt(n))) + 1, dtype=torch.float64)
+    weight = torch.exp(-(a**2) / 2)
+    return a, weight / weight.sum()
+
+
+def _mixture_of_binomials(n: int, log_p: Tensor, log_q: Tensor, weight: Tensor) -> Tensor:
     law = torch.empty(n, dtype=torch.float64)
-    top = math.lgamma(n)
     for start in range(0, n, 512):
         m = torch.arange(start, min(start + 512, n), dtype=torch.float64)[:, None]
-        choose = top - torch.lgamma(m + 1) - torch.lgamma(n - m)
+        choose = math.lgamma(n) - torch.lgamma(m + 1) - torch.lgamma(n - m)
         # At k = n - 1 the threshold is infinite and 0 * inf would be NaN: nothing is left out there.
         log_terms = choose + torch.nan_to_num(m * log_p) + torch.nan_to_num((n - 1 - m) * log_q)
         law[start : start + 512] = torch.exp(log_terms) @ weight
@@ -354,22 +416,30 @@ def limit_k_occurrence(n_points: int, k: int, kurtosis: float) -> Tensor:
 def simulate_ranking_model(
     n_points: int, k: int, kurtosis: float, trials: int, *, generator: torch.Generator
 ) -> Tensor:
-    """Draw counts from the random ranking model behind `limit_k_occurrence` (eq-ranking-model).
+    """Draw counts from the limit of geometry in high dimension (def-ranking-model).
 
-    Query j ranks the others by ``sqrt(rho) a_i + sqrt(1 - rho) g_ij`` with standard normal a and g.
+    Query j ranks the others by ``sqrt(rho) a_i + sqrt(1 - rho) g_ij`` with standard normal a and g, all
+    independent but ``g_ij = g_ji``: an inner product does not know who asks.
 
     Returns
     -------
     int64 tensor of shape (trials, n_points).
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
     """
     n = integer("n_points", n_points, 2)
     k = integer("k", k, 1, n - 1)
     rho = radius_share(kurtosis)
-    counts = torch.zeros(integer("trials", trials, 1), n, dtype=torch.int64)
+    counts = torch.empty(integer("trials", trials, 1), n, dtype=torch.int64)
     for row in counts:
         a = torch.randn(n, generator=generator)
-        g = torch.randn(n, n, generator=generator)
-        row += k_occurrence_of(math.sqrt(rho) * a + math.sqrt(1 - rho) * g, k)
+        g = torch.randn(n, n, generator=generator).triu(1)
+        ranks = math.sqrt(rho) * a + math.sqrt(1 - rho) * (g + g.T)
+        named = ranks.fill_diagonal_(torch.inf).topk(k, largest=False).indices
+        row.copy_(torch.bincount(named.flatten(), minlength=n))
     return counts
 
 
