@@ -199,12 +199,13 @@ def test_select_hubs_takes_the_threshold_itself():
 @pytest.mark.parametrize(
     ("n", "k", "kappa"), [(2, 1, 3), (50, 49, 3), (400, 10, 1), (2000, 5, 6), (30, 1, 100)]
 )
-def test_law_is_a_law_with_mean_k(n, k, kappa):
-    law = h.limit_k_occurrence(n, k, kappa)
+@pytest.mark.parametrize("limit", [h.limit_k_occurrence, h.limit_k_occurrence_fixed_k])
+def test_law_is_a_law_with_mean_k(limit, n, k, kappa):
+    law = limit(n, k, kappa)
     assert law.shape == (n,)
     assert (law >= 0).all()
     assert float(law.sum()) == pytest.approx(1, abs=1e-11)
-    assert float(law @ torch.arange(n, dtype=torch.float64)) == pytest.approx(k, rel=1e-10)
+    assert float(law @ torch.arange(n, dtype=torch.float64)) == pytest.approx(k, rel=1e-9)
 
 
 def test_law_without_a_common_part_is_binomial():
@@ -225,6 +226,50 @@ def test_law_by_independent_quadrature():
         law = h.limit_k_occurrence(n, k, 3)
         for m in (0, 1, 5, 20):
             assert abs(float(law[m]) - mpmath.quad(lambda a, m=m: term(a, m), [-9, -3, 0, 3, 9])) < 1e-12
+
+
+def test_naming_probability_for_three_points_is_known():
+    """With N = 3 and k = 1 the threshold is one standard normal value: a difference of two Gaussians."""
+    a = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    for kappa in (1.0, 1.8, 3.0, 6.0, 50.0):
+        rho = h.radius_share(kappa)
+        expected = torch.special.ndtr(-math.sqrt(rho) * a / math.sqrt(2 - rho))
+        torch.testing.assert_close(h.naming_probability(a, 3, 1, kappa), expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "kappa"), [(3, 1, 3), (10, 8, 6), (1000, 1, 3), (10**6, 7, 1.8), (10**15, 1, 3)]
+)
+def test_naming_probability_has_mean_k_exactly(n, k, kappa):
+    a = torch.linspace(-13, 13, 5201, dtype=torch.float64)
+    weight = torch.exp(-(a**2) / 2)
+    q = h.naming_probability(a, n, k, kappa)
+    assert (q.diff() <= 0).all()
+    assert float(q @ weight / weight.sum()) * (n - 1) / k == pytest.approx(1, rel=1e-9)
+
+
+def test_naming_probability_at_the_edges():
+    a = torch.zeros(2, 3, dtype=torch.float64)
+    assert torch.equal(h.naming_probability(a, 5, 4, 3), torch.ones(2, 3, dtype=torch.float64))
+    for bad in [(1, 1, 3), (5, 0, 3), (5, 5, 3), (5, 1, 0.5), (5.0, 1, 3), (10**16, 1, 3)]:
+        with pytest.raises(ValueError, match=r"^(n_points|k|kurtosis) = "):
+            h.naming_probability(a, *bad)
+
+
+def test_for_fixed_k_the_random_threshold_is_right_and_the_frozen_one_is_not():
+    counts = h.simulate_ranking_model(300, 1, 3, 600, generator=rng(21))
+    share = (counts == 0).double().mean(1)
+    error = float(share.std()) / 600**0.5
+    assert abs(float(share.mean() - h.limit_k_occurrence_fixed_k(300, 1, 3)[0])) < 5.85 * error
+    assert abs(float(share.mean() - h.limit_k_occurrence(300, 1, 3)[0])) > 7 * error
+
+
+def test_ranking_model_counts_and_its_symmetry():
+    """Among three points whose ranks are g alone, two name each other and the third names one of them."""
+    counts = h.simulate_ranking_model(3, 1, 1, 500, generator=rng(22))
+    assert (counts.sum(1) == 3).all()
+    # With g_ij = g_ji the closest pair is mutual, so the sorted counts are always 0, 1, 2.
+    assert torch.equal(counts.sort(1).values, torch.tensor([0, 1, 2]).expand(500, 3))
 
 
 def test_ranking_model_is_the_limit_of_geometry():
