@@ -1,8 +1,10 @@
 """Guards at the door of every public function: one sentence with the argument, its value, what is allowed."""
 
+import difflib
 import math
 import numbers
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -12,10 +14,34 @@ def refuse(name: str, value: object, allowed: str) -> ValueError:
     >>> refuse("k", 0, "an integer from 1 to 9")
     ValueError('k = 0: expected an integer from 1 to 9')
     """
-    shown = repr(value)
+    shown = " ".join(repr(value).split())
     if len(shown) > 80:
         shown = shown[:77] + "..."
     return ValueError(f"{name} = {shown}: expected {allowed}")
+
+
+def one_of(value: object, words: Iterable[str]) -> str:
+    """Say which words are allowed, and which of them was probably meant.
+
+    A slip of the finger seldom hits the first letter, so ``gpu`` is not taken for a slip of ``cpu``.
+
+    >>> one_of("hubnes", ["hubness", "sector"])
+    'one of hubness, sector; did you mean hubness?'
+    """
+    words = list(words)
+    folded = {word.casefold(): word for word in words if word[:1].casefold() == str(value)[:1].casefold()}
+    near = difflib.get_close_matches(str(value).casefold(), folded, n=1)
+    return f"one of {', '.join(words)}" + (f"; did you mean {folded[near[0]]}?" if near else "")
+
+
+def an_integer(low: float, high: float | None) -> str:
+    """Say which integers are allowed."""
+    return f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
+
+
+def a_number(low: float, high: float, *, open_low: bool = False) -> str:
+    """Say which real numbers are allowed."""
+    return f"a finite number in {'(' if open_low else '['}{low}, {high}]"
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -26,7 +52,7 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     >>> integer("k", 5, 1, 9)
     5
     """
-    limits = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
+    limits = an_integer(low, high)
     if isinstance(value, bool):
         raise refuse(name, value, limits)
     try:
@@ -46,10 +72,13 @@ def real(
     >>> real("share", 0.5, 0, 1)
     0.5
     """
-    limits = f"a finite number in {'(' if open_low else '['}{low}, {high}]"
+    limits = a_number(low, high, open_low=open_low)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise refuse(name, value, limits)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond the largest float
+        raise refuse(name, value, limits) from None
     if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
         raise refuse(name, value, limits)
     return number

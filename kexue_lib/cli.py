@@ -1,7 +1,20 @@
-"""The command ``kexue``: list, show and run the chapters. A refusal is one sentence, exit code 2."""
+"""The command ``kexue``: list, show and run the chapters.
 
+A refusal is one sentence with exit code 2, and nothing is written; a chapter that fails, or a problem that
+`doctor` finds, has exit code 1; Ctrl-C has 130, as everywhere.
+"""
+
+import contextlib
+import io
 import json
+import logging
+import os
+import re
+import shutil
+import signal
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,40 +28,59 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _assignments(ctx: typer.Context) -> list[tuple[str, str]]:
+    """Offer NAME=VALUE for every parameter not yet given: all options of a choice, the value of a number."""
+    given = {text.partition("=")[0] for text in ctx.params.get("parameter") or []}
+    slug = ctx.params["slug"] or next(iter(ctx.args), "")  # typer has not sorted them yet after a bare -p
+    left = {n: p for n, p in notebooks.check_parameters(slug)[1].parameters.items() if n not in given}
+    return [(f"{n}={v}", p.meaning) for n, p in left.items() for v in getattr(p, "options", [p.value])]
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+Slug = Annotated[
+    str, typer.Argument(metavar="CHAPTER", help="As in `kexue list`.", autocompletion=notebooks.chapters)
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter",
+        "-p",
+        metavar="NAME=VALUE",
+        help="A parameter, as in `kexue show`; may be repeated. Integers are written 256 or 10_000.",
+        autocompletion=_assignments,
+    ),
+]
 
 
-def _slugs() -> list[str]:
-    return notebooks.chapters()
-
-
-Slug = Annotated[str, typer.Argument(help="Chapter, as in `kexue list`.", autocompletion=_slugs)]
+def _json(data: Any) -> None:
+    typer.echo(json.dumps(data, ensure_ascii=False, indent=1))
 
 
 def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
+        _json(rows)
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table(*(rows[0] if rows else []))
     for row in rows:
-        table.add_row(*(str(v) for v in row.values()))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+        shown = ("" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values())
+        table.add_row(*shown)
+    width = None if sys.stdout.isatty() else 140
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
 @app.command("list")
 def list_chapters(as_json: AsJson = False) -> None:
     """List the chapters."""
-    rows = [
-        {
-            "chapter": slug,
-            "title": notebooks.title(slug),
-            "parameters": len(notebooks.check_parameters(slug)[1].parameters),
-        }
-        for slug in _slugs()
-    ]
+    rows = []
+    for slug in notebooks.chapters():
+        _, table = notebooks.check_parameters(slug)
+        rows.append({"chapter": slug, "title": notebooks.title(slug), "parameters": len(table.rows())})
     _print(rows, as_json)
 
 
@@ -62,86 +94,102 @@ def show(slug: Slug, as_json: AsJson = False) -> None:
 def run(
     slug: Slug,
     output: Annotated[Path, typer.Option("--output", "-o", help="Notebook to write.")],
-    parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE; may be repeated.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    parameter: Assignments = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a chapter with these parameters and print its record."""
-    given = {}
+    given: dict[str, str] = {}
     for text in parameter or []:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"parameter {text!r}: expected NAME=VALUE")
+        if name in given:
+            raise ValueError(f"parameter {name} is given twice: {given[name]!r} and {value!r}")
         given[name] = value
-    notebooks.check_parameters(slug, given)
-    notebooks.check_output(output, force=force)
-    typer.echo(f"running {slug} …", err=True)
-    record = notebooks.record_of(notebooks.run(slug, output, given, force=force))
+    start = time.monotonic()
+    record = notebooks.record_of(notebooks.run(slug, output, given, force=force, progress=True))
+    typer.echo(f"wrote {output} after {time.monotonic() - start:.1f} s", err=True)
     if as_json:
-        typer.echo(json.dumps(record, ensure_ascii=False, indent=1))
+        _json(record)
     else:
-        _print([{"name": name, **entry} for name, entry in record.items()], False)
-    typer.echo(f"wrote {output}", err=True)
+        columns = ("value", "error", "meaning")
+        _print([{"name": n} | {c: entry.get(c) for c in columns} for n, entry in record.items()], False)
 
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(help="Folder to write to; made if missing.")],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite notebooks.")] = False,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write to; made if missing.")],
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write every chapter as a notebook without outputs."""
-    import nbformat
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for slug in _slugs():
-        notebooks.check_output(folder / f"{slug}.ipynb", force=force)
-    for slug in _slugs():
-        nbformat.write(notebooks.read_chapter(slug), folder / f"{slug}.ipynb")
-        typer.echo(folder / f"{slug}.ipynb")
+    paths = [str(path) for path in notebooks.export(folder, force=force)]
+    if as_json:
+        _json(paths)
+    else:
+        typer.echo("\n".join(paths))
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check this environment, line by line, with a remedy for each problem."""
-    import importlib.metadata
-    import re
-    import shutil
+    from importlib.metadata import requires
 
-    rows = [
-        _line(
-            "python",
-            sys.version.split()[0],
-            sys.version_info >= (3, 11),
-            "use Python 3.11 or newer",
-        )
-    ]
+    rows: list[dict[str, Any]] = []
+
+    def line(what: str, found: str, ok: bool, remedy: str) -> None:
+        rows.append({"check": what, "found": found, "ok": ok, "remedy": "" if ok else remedy})
+
+    line("python", sys.version.split()[0], sys.version_info >= (3, 11), "use Python 3.11 or newer")
     try:
         import torch
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        rows.append(_line("torch", f"{torch.__version__}, {device}", True, ""))
-    except ImportError:
-        rows.append(_line("torch", "missing", False, "run make env"))
-    lock = notebooks.book_root() / "requirements.lock"
-    pins = re.findall(
-        r"^([\w.-]+)(?:\[.*?\])?==([\w.]+)", lock.read_text("utf-8") if lock.is_file() else "", re.M
-    )
-    installed = {d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
-    other = [f"{n} {installed[n]}" for n, v in pins if n in installed and installed[n] != v]
-    rows.append(_line("packages", ", ".join(other) or "as locked", not other, "run make env"))
-    free = shutil.disk_usage(notebooks.book_root()).free / 1e9
-    rows.append(_line("disk", f"{free:.0f} GB free", free > 1, "free at least 1 GB"))
+        line("torch", f"{torch.__version__}, {'cuda' if torch.cuda.is_available() else 'cpu'}", True, "")
+    except Exception as problem:  # missing, or one of its libraries is
+        line("torch", str(problem), False, "run make env")
+    root, needed = Path.cwd(), []
+    try:
+        root = notebooks.book_root()
+        line("book", f"{root}: {', '.join(notebooks.chapters())}", True, "")
+        lock = root / "requirements.lock"
+        needed = re.findall(r"^\w[^\\\n]*", lock.read_text("utf-8") if lock.is_file() else "", re.M)
+    except ValueError as problem:
+        line("book", str(problem), False, "run kexue in a checkout, or set KEXUE_BOOK")
+    try:
+        wrong = _unmet([*(requires("kexue_lib") or []), *needed])
+    except ImportError as problem:  # this library or `packaging` is missing
+        wrong = [str(problem)]
+    line("packages", ", ".join(wrong) or "as required", not wrong, "run make env")
+    free = shutil.disk_usage(root).free / 1e9
+    line("disk", f"{free:.0f} GB free", free > 1, "free at least 1 GB")
     browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-    rows.append(_line("browser", browser or "none", True, "only the browser tests need one"))
+    line("browser", browser or "none", True, "only the browser tests need one")
     _print(rows, as_json)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
 
-def _line(what: str, found: str, ok: bool, remedy: str) -> dict[str, Any]:
-    return {"check": what, "found": found, "ok": ok, "remedy": "" if ok else remedy}
+def _unmet(requirements: Iterable[str]) -> list[str]:
+    """Return what is wrong with the packages of this environment, where a requirement applies to it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    wrong = []
+    for text in requirements:
+        try:
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                found = version(canonicalize_name(needed.name))
+                if not needed.specifier.contains(found, prereleases=True):
+                    wrong.append(f"{needed.name} {found} is not {needed.specifier}")
+        except PackageNotFoundError:
+            wrong.append(f"{needed.name} is missing")
+        except ValueError:
+            wrong.append(f"{text!r} cannot be read")
+    return list(dict.fromkeys(wrong))
 
 
 def _version(wanted: bool) -> None:
@@ -152,24 +200,53 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
 
+def _complete_in_bash() -> None:
+    """Answer bash, which cuts words at "=": join NAME=VALUE for typer, give back what follows the "="."""
+    position = int(os.environ["COMP_CWORD"])
+    words = os.environ["COMP_WORDS"].split("\n")[: position + 1]
+    cut, joined = "\n".join(words), re.sub(r"\n=(\n|$)", "=", "\n".join(words))
+    os.environ |= {"COMP_WORDS": joined, "COMP_CWORD": str(position - cut.count("\n") + joined.count("\n"))}
+    with contextlib.redirect_stdout(io.StringIO()) as offered, contextlib.suppress(SystemExit):
+        app(prog_name="kexue")
+    whole = offered.getvalue().splitlines()
+    typer.echo("\n".join(word.partition("=")[2] if "=" in words[-2:] else word for word in whole))
+
+
 def main() -> None:
-    """Run the command; turn refusals into one sentence with exit code 2, failed runs into exit code 1."""
+    """Run the command; turn whatever goes wrong into one sentence and an exit code."""
+    completing = os.environ.get("_KEXUE_COMPLETE", "")
+    code = 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no folder and no kernel behind
+    logging.disable()  # what fails is said once, in one sentence
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no …
     try:
-        app()
-    except ValueError as refusal:
-        typer.echo(f"kexue: {refusal}", err=True)
-        raise SystemExit(2) from None
-    except OSError as problem:
-        typer.echo(f"kexue: {problem}", err=True)
-        raise SystemExit(2) from None
-    except Exception as failure:
-        if type(failure).__name__ != "PapermillExecutionError":
+        if completing == "complete_bash":
+            _complete_in_bash()
+        else:
+            app(prog_name="kexue")
+        return
+    except SystemExit as end:
+        if end.code not in (130, 143):
             raise
-        cell, what = getattr(failure, "cell_index", "?"), getattr(failure, "evalue", "")
-        typer.echo(f"kexue: cell {cell} failed: {getattr(failure, 'ename', '')}: {what}", err=True)
-        raise SystemExit(1) from None
+        code, sentence = end.code, "interrupted, nothing was written"
+    except ValueError as refusal:
+        code, sentence = 2, str(refusal)
+    except (notebooks.RunFailed, OSError) as problem:
+        sentence = str(problem)
+    except Exception as mistake:
+        if os.environ.get("KEXUE_TRACEBACK"):
+            raise
+        sentence = f"{type(mistake).__name__}: {mistake} (a mistake in kexue; KEXUE_TRACEBACK=1 shows where)"
+    if not completing:  # a shell that completes wants no words
+        typer.echo(f"kexue: {' '.join(sentence.split())[:600]}", err=True)
+    raise SystemExit(code)

@@ -1,15 +1,23 @@
 """Chapters as notebooks: found, made from their one source, validated, run."""
 
 import ast
+import contextlib
 import os
+import re
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from kexue_lib import record, verify
-from kexue_lib.arguments import refuse
-from kexue_lib.parameters import Table
+from kexue_lib import record
+from kexue_lib.arguments import one_of, refuse
+from kexue_lib.parameters import ParameterError, Table, resolve_device
+
+
+class RunFailed(RuntimeError):
+    """A chapter did not run to its end; the message names chapter, cell, equation and error."""
 
 
 def book_root() -> Path:
@@ -27,24 +35,30 @@ def book_root() -> Path:
     return root
 
 
-def chapters() -> list[str]:
-    """Return the slugs of the pages that are notebooks, in the order of the table of contents."""
+def _pages() -> dict[str, Path]:
+    """Return slug → source of the pages that are notebooks, in the order of the table of contents."""
     import yaml
 
-    root = book_root()
-    toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
-    entries = [e["file"] for part in toc.get("parts", [toc]) for e in part.get("chapters", [])]
-    return [
-        Path(e).name
-        for e in entries
-        if (f := root / f"{e}.md").is_file() and "\nkernelspec:" in f.read_text("utf-8")[:600]
-    ]
+    toc = book_root() / "_toc.yml"
+    try:
+        parts = yaml.safe_load(toc.read_text("utf-8"))
+        files = [e["file"] for p in parts.get("parts", [parts]) for e in p.get("chapters", []) if "file" in e]
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError):
+        raise ValueError(f"{toc} is no table of contents of a Jupyter Book") from None
+    pages = [toc.parent / f"{file}.md" for file in files]
+    return {p.stem: p for p in pages if p.is_file() and "\nkernelspec:" in p.read_text("utf-8")[:600]}
+
+
+def chapters() -> list[str]:
+    """Return the slugs of the pages that are notebooks, in the order of the table of contents."""
+    return list(_pages())
 
 
 def _require(slug: str) -> Path:
-    if slug not in chapters():
-        raise refuse("chapter", slug, "one of " + ", ".join(chapters()))
-    return book_root() / "book" / f"{slug}.md"
+    pages = _pages()
+    if slug not in pages:
+        raise refuse("chapter", slug, one_of(slug, pages))
+    return pages[slug]
 
 
 def read_chapter(slug: str) -> Any:
@@ -59,32 +73,55 @@ def read_chapter(slug: str) -> Any:
 
 def title(slug: str) -> str:
     """Return the chapter's first heading."""
-    lines = _require(slug).read_text("utf-8").splitlines()
-    return next(line[2:].strip() for line in lines if line.startswith("# "))
+    body = _require(slug).read_text("utf-8").split("\n---\n", 1)[-1]
+    heading = re.search(r"^# (.+)", body, re.M)
+    if heading is None:
+        raise ValueError(f"chapter {slug} has no heading")
+    return heading[1].strip()
+
+
+def code_cells(text: str) -> Iterator[tuple[list[str], str]]:
+    """Yield tags and source of each code cell of a MyST notebook, the ones that jupytext finds.
+
+    This is jupytext's way with its parser; but jupytext itself takes seconds to import, and a shell that
+    completes a name does not wait.
+    """
+    import yaml
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.front_matter import front_matter_plugin
+
+    for block in MarkdownIt("commonmark").use(front_matter_plugin).disable("inline", True).parse(text):
+        if block.type != "fence" or block.level or not block.info.startswith("{code-cell}"):
+            continue
+        body = block.content.splitlines()
+        if body and body[0].startswith("---"):
+            options = list(takewhile(lambda inner: not inner.startswith("---"), body[1:]))
+            body = body[len(options) + 2 :]
+        else:
+            options = [o.lstrip()[1:] for o in takewhile(lambda inner: inner.lstrip().startswith(":"), body)]
+            body = body[len(options) :]
+        if body and not body[0].strip():
+            body = body[1:]
+        yield (yaml.safe_load("\n".join(options)) or {}).get("tags", []), "\n".join(body)
 
 
 def record_of(notebook: Any) -> dict[str, dict[str, Any]]:
     """Return the record that an executed notebook stored (empty if it did not get that far)."""
-    found: dict[str, dict[str, Any]] = {}
-    for data in _outputs(notebook):
-        found.update(data.get(record.MIME, {}))
-    return found
+    return {name: entry for part in _published(notebook, record.MIME) for name, entry in part.items()}
 
 
 def verdicts_of(notebook: Any) -> list[dict[str, Any]]:
     """Return the verdicts of an executed notebook, in order."""
-    return [data[verify.MIME] for data in _outputs(notebook) if verify.MIME in data]
+    from kexue_lib import verify  # brings SymPy, which takes half a second
+
+    return _published(notebook, verify.MIME)
 
 
-def _outputs(notebook: Any) -> list[dict[str, Any]]:
-    return [out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", [])]
-
-
-def _cell(slug: str, tag: str) -> str:
-    for cell in read_chapter(slug).cells:
-        if tag in cell.metadata.get("tags", []):
-            return str(cell.source)
-    raise ValueError(f"chapter {slug} has no cell tagged {tag}")
+def _published(notebook: Any, mime: str) -> list[dict[str, Any]]:
+    """Return what the outputs carry of this type; streams, errors and damaged outputs carry nothing."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs") or []]
+    found = [(output.get("data") or {}).get(mime) for output in outputs]
+    return [item for item in found if isinstance(item, dict)]
 
 
 def check_parameters(slug: str, given: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], Table]:
@@ -105,75 +142,187 @@ def check_parameters(slug: str, given: Mapping[str, Any] | None = None) -> tuple
     Raises
     ------
     ValueError
-        If the chapter or a name is unknown, or values are ill-typed or out of range (all are named).
+        If the chapter or a name is unknown, or values are ill-typed or out of range (all are named),
+        or the chapter's own cells or values are wrong.
     """
-    names = _declared(slug)
-    unknown = [n for n in given or {} if n not in names]
+    given, source = given or {}, _require(slug)
+    try:
+        table = _evaluate(source, {})
+    except ParameterError as error:
+        raise ValueError(f"chapter {slug} refuses its own values: {error}") from error
+    spec = table.parameters
+    unknown = [str(refuse("parameter", name, one_of(name, spec))) for name in given if name not in spec]
     if unknown:
-        raise refuse("parameter", unknown[0], f"one of {', '.join(names)} (chapter {slug})")
-    spec = _evaluate(slug, {}).parameters
-    values = {
-        name: spec[name].parse(value) if isinstance(value, str) else value
-        for name, value in (given or {}).items()
-    }
-    return values, _evaluate(slug, values)
+        raise ValueError("; ".join(unknown))
+    values = {n: spec[n].parse(value) if isinstance(value, str) else value for n, value in given.items()}
+    return values, _evaluate(source, values) if values else table
+
+
+def _cells(source: Path) -> dict[str, str]:
+    """Return the first cell tagged ``parameters`` and the first tagged ``validate``."""
+    found: dict[str, str] = {}
+    for tags, cell in code_cells(source.read_text("utf-8")):
+        found = {tag: cell for tag in ("parameters", "validate") if tag in tags} | found
+    return found
 
 
 def _declared(slug: str) -> list[str]:
     space: dict[str, Any] = {}
-    exec(_cell(slug, "parameters"), space)
+    exec(_cells(_require(slug))["parameters"], space)
     return [name for name in space if not name.startswith("__")]
 
 
-def _evaluate(slug: str, values: Mapping[str, Any]) -> Table:
+def _evaluate(source: Path, values: Mapping[str, Any]) -> Table:
+    """Run the two cells of a chapter with these values; whatever an author did wrong is a ValueError."""
     space: dict[str, Any] = {}
-    exec(_cell(slug, "parameters"), space)
-    space.update(values)
-    *body, last = ast.parse(_cell(slug, "validate")).body
-    if not isinstance(last, ast.Expr):
-        raise ValueError(f"chapter {slug}: the cell tagged validate must end with validate(...)")
-    exec(compile(ast.Module(body, []), slug, "exec"), space)
-    table = eval(compile(ast.Expression(last.value), slug, "eval"), space)
-    assert isinstance(table, Table)
+    try:
+        cells = _cells(source)
+        exec(cells["parameters"], space)
+        space.update(values)
+        own = {name: value for name, value in space.items() if not name.startswith("__")}
+        *body, last = ast.parse(cells["validate"]).body
+        assert isinstance(last, ast.Expr)
+        exec(compile(ast.Module(body, []), source.name, "exec"), space)
+        table = eval(compile(ast.Expression(last.value), source.name, "eval"), space)
+        assert isinstance(table, Table)
+        checked = {name: parameter.value for name, parameter in table.parameters.items()}
+    except ParameterError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"chapter {source.stem}: the cell tagged parameters and the one tagged validate, which ends with "
+            f"validate(...), do not work ({type(error).__name__}: {error})"
+        ) from error
+    wrong = [n for n in {**own, **checked} if n not in own or n not in checked or own[n] != checked[n]]
+    if wrong:
+        raise ValueError(f"chapter {source.stem}: validate(...) does not check {wrong[0]} by its own value")
     return table
 
 
-def run(slug: str, output: Path, parameters: Mapping[str, Any] | None = None, *, force: bool = False) -> Any:
+def run(
+    slug: str,
+    output: Path,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    force: bool = False,
+    progress: bool = False,
+) -> Any:
     """Run a chapter with papermill and return the executed notebook.
 
-    ``output`` appears only when the run has finished. When a cell fails, the notebook up to there is kept
-    beside it as ``NAME.failed.ipynb`` and papermill's error is raised.
+    ``output`` appears, in one step, when the run has finished. If it fails, the notebook up to there is
+    kept beside it as ``NAME.failed.ipynb``, until a run to the same output gets through. The chapter
+    works in the system's temporary folder, so that a killed run leaves nothing beside the output.
 
     Raises
     ------
     ValueError
-        If parameters are refused, or the output exists (without ``force``), is no ``.ipynb`` or its
-        folder is missing or not writable. Nothing is written then.
+        If parameters are refused, ``device`` is ``cuda`` and torch sees none, or the output is refused by
+        `check_output`. Nothing is written then.
+    RunFailed
+        If a cell raises, the kernel dies, or there is none.
     """
+    values, table = check_parameters(slug, parameters)
+    check_output(output, force=force)
+    if any(name == "device" and p.value == "cuda" for name, p in table.parameters.items()):
+        resolve_device("cuda")
+    if progress:
+        print(f"running {slug} …", file=sys.stderr, flush=True)
     import nbformat
     import papermill
 
-    values, _ = check_parameters(slug, parameters)
-    check_output(output, force=force)
-    with tempfile.TemporaryDirectory(prefix=".kexue-", dir=output.parent) as folder:
+    failed = output.with_suffix(".failed.ipynb")
+    bar = {"desc": slug, "disable": None, "leave": False} if progress else False  # only on a terminal
+    with tempfile.TemporaryDirectory(prefix="kexue-", ignore_cleanup_errors=True) as folder:
         source, target = Path(folder, "source.ipynb"), Path(folder, "run.ipynb")
         nbformat.write(read_chapter(slug), source)
-        failed = output.with_suffix(".failed.ipynb")
         try:
-            papermill.execute_notebook(source, target, values, progress_bar=False, cwd=folder)
-        except papermill.PapermillExecutionError:
-            os.replace(target, failed)
-            raise
-        failed.unlink(missing_ok=True)
-        os.replace(target, output)
-    return nbformat.read(output, 4)
+            papermill.execute_notebook(
+                source, target, values, progress_bar=bar, cwd=folder, extra_arguments=["--log-level=CRITICAL"]
+            )
+        except Exception as error:
+            notebook = nbformat.read(target if target.exists() else source, 4)
+            _write(notebook, failed)
+            raise RunFailed(f"{_explain(slug, notebook, error)} (see {failed})") from error
+        notebook = nbformat.read(target, 4)
+    _write(notebook, output)
+    failed.unlink(missing_ok=True)
+    return notebook
+
+
+def _explain(slug: str, notebook: Any, error: Exception) -> str:
+    """Say in one sentence where a run stopped: chapter, code cell, equation, error."""
+    from nbclient.exceptions import DeadKernelError
+
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    begun = [cell.source for cell in code if cell.metadata.get("papermill", {}).get("start_time")]
+    what = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+    if isinstance(error, DeadKernelError):
+        what = "the kernel died, killed or out of memory"
+    if not begun:
+        return f"chapter {slug} did not start: {what}"
+    label = re.compile(r"\beq-[\w-]*\w")
+    labels = {} if label.search(what) else dict.fromkeys(label.findall(begun[-1]))
+    equations = f" ({', '.join(labels)})" if labels else ""
+    return f"chapter {slug} failed in code cell {len(begun)}{equations}: {' '.join(what.split())[:300]}"
+
+
+def _write(notebook: Any, path: Path) -> None:
+    """Write a notebook in one step: whoever looks sees the old file or the whole new one."""
+    import nbformat
+
+    part = path.with_name(f".kexue-{os.getpid()}")
+    try:
+        nbformat.write(notebook, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def check_output(output: Path, *, force: bool = False) -> None:
-    """Refuse, before any work, an output that could not be written or would overwrite something."""
-    if output.suffix != ".ipynb":
-        raise refuse("output", str(output), "a file name ending in .ipynb")
-    if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
-        raise refuse("output", str(output), "a file in an existing, writable folder")
-    if output.exists() and not force:
+    """Refuse, before any work, an output that could not be written or would overwrite something.
+
+    Raises
+    ------
+    ValueError
+        If the output is no ``.ipynb`` (or a ``.failed.ipynb``, where `run` keeps failed runs), its folder
+        is missing or not writable, it is a folder, or it exists (without ``force``).
+    """
+    if output.suffix != ".ipynb" or output.name.endswith(".failed.ipynb"):
+        raise refuse("output", str(output), "a file name ending in .ipynb, but not in .failed.ipynb")
+    failed = output.with_suffix(".failed.ipynb")
+    try:
+        tempfile.TemporaryFile(dir=output.parent).close()  # a read-only disk is noticed only by trying
+        with contextlib.suppress(FileNotFoundError):
+            failed.lstat()  # a name that is too long
+    except OSError:
+        raise refuse("output", str(output), "a file in an existing, writable folder") from None
+    if output.is_dir() or failed.is_dir():
+        raise refuse("output", str(output), "a file, not a folder")
+    if os.path.lexists(output) and not force:
         raise refuse("output", str(output), "a file that does not exist yet (or --force)")
+
+
+def export(folder: Path, *, force: bool = False) -> list[Path]:
+    """Write every chapter as a notebook without outputs; all is checked before anything is written.
+
+    Raises
+    ------
+    ValueError
+        If ``folder`` is a file or cannot be made, or one of the notebooks is refused by `check_output`.
+    """
+    base = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        tempfile.TemporaryFile(dir=base).close()
+    except OSError:
+        raise refuse(
+            "folder", str(folder), "a folder, or a name for a new one, where you may write"
+        ) from None
+    paths = [folder / f"{slug}.ipynb" for slug in chapters()]
+    if folder == base:
+        for path in paths:
+            check_output(path, force=force)
+    notebooks = [read_chapter(path.stem) for path in paths]
+    folder.mkdir(parents=True, exist_ok=True)
+    for notebook, path in zip(notebooks, paths, strict=True):
+        _write(notebook, path)
+    return paths

@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from kexue_lib.arguments import a_number, an_integer, one_of, refuse
+
+DEVICES = ("auto", "cpu", "cuda")
+
 
 class ParameterError(ValueError):
     """One or more parameters are outside what the chapter allows; the message names them all."""
@@ -18,40 +22,32 @@ class Parameter:
     value: Any
     meaning: str
     kind: ClassVar[str]
+    types: ClassVar[tuple[type, ...]]  # of a value; text is read as the last of them
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.meaning, str) or not self.meaning.strip():
+            raise refuse("meaning", self.meaning, "what the parameter means, in words")
 
     def allowed(self) -> str:
-        """Say in words which values are allowed."""
+        """Say which values are allowed, in a table."""
+        raise NotImplementedError
+
+    def expected(self) -> str:
+        """Say which values are allowed, in a refusal."""
         raise NotImplementedError
 
     def ok(self) -> bool:
-        """Tell whether the value has the declared type and lies in the range."""
+        """Tell whether the value has exactly the declared type and is allowed."""
         raise NotImplementedError
 
     def parse(self, text: str) -> Any:
-        """Read a value from the command line; what cannot be read stays text, which `ok` refuses."""
-        return text
+        """Read a value from the command line; what cannot be read stays text, which `ok` refuses.
 
-
-@dataclass(frozen=True)
-class Integer(Parameter):
-    """A whole number from ``low`` to ``high``; booleans and 5.0 are not whole numbers here."""
-
-    low: int
-    high: int
-    kind: ClassVar[str] = "integer"
-
-    def allowed(self) -> str:
-        """Say in words which values are allowed."""
-        return f"{self.low} … {self.high}"
-
-    def ok(self) -> bool:
-        """Tell whether the value is an ``int`` in the range."""
-        return type(self.value) is int and self.low <= self.value <= self.high
-
-    def parse(self, text: str) -> Any:
-        """Read ``256`` or ``10_000``."""
+        Numbers are written as in Python, in ASCII and without spaces: ``256``, ``+3``, ``10_000`` for an
+        `Integer` (not ``1e3`` or ``0x10``), also ``0.5`` or ``1e-3`` for a `Real`.
+        """
         try:
-            return int(text)
+            return self.types[-1](text) if text.isascii() and text.split() == [text] else text
         except ValueError:
             return text
 
@@ -63,38 +59,62 @@ class Real(Parameter):
     low: float
     high: float
     kind: ClassVar[str] = "number"
+    types: ClassVar[tuple[type, ...]] = (int, float)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not {type(self.low), type(self.high)} <= set(self.types) or not self.low <= self.high:
+            limits = f"low <= high, each of type {self.kind}"
+            raise refuse(f"range of {self.meaning!r}", (self.low, self.high), limits)
 
     def allowed(self) -> str:
-        """Say in words which values are allowed."""
-        return f"{self.low:g} … {self.high:g}"
+        """Say which values are allowed, in a table."""
+        return f"{self.low} … {self.high}"
+
+    def expected(self) -> str:
+        """Say which values are allowed, in a refusal."""
+        return a_number(self.low, self.high)
 
     def ok(self) -> bool:
-        """Tell whether the value is a finite number in the range."""
-        number = type(self.value) in (int, float) and math.isfinite(self.value)
-        return number and self.low <= self.value <= self.high
-
-    def parse(self, text: str) -> Any:
-        """Read ``0.5`` or ``1e-3``."""
-        try:
-            return float(text)
-        except ValueError:
-            return text
+        """Tell whether the value is a finite number in the range; booleans are no numbers here."""
+        finite = type(self.value) in self.types and -math.inf < self.value < math.inf
+        return finite and self.low <= self.value <= self.high
 
 
+@dataclass(frozen=True)
+class Integer(Real):
+    """A whole number from ``low`` to ``high``; 5.0 is not whole here."""
+
+    kind: ClassVar[str] = "integer"
+    types: ClassVar[tuple[type, ...]] = (int,)
+
+    def expected(self) -> str:
+        """Say which values are allowed, in a refusal."""
+        return an_integer(self.low, self.high) + (", in digits" if isinstance(self.value, str) else "")
+
+
+@dataclass(frozen=True, init=False)
 class Choice(Parameter):
     """One of a few words."""
 
+    options: tuple[str, ...]
     kind: ClassVar[str] = "choice"
+    types: ClassVar[tuple[type, ...]] = (str,)
 
     def __init__(self, value: Any, meaning: str, *options: str) -> None:
         super().__init__(value, meaning)
+        words = [word for word in options if isinstance(word, str) and word.split() == [word]]
+        if not options or len(set(words)) < len(options):
+            raise refuse(f"options of {meaning!r}", options, "different words, at least one")
         object.__setattr__(self, "options", options)
 
-    options: tuple[str, ...]
-
     def allowed(self) -> str:
-        """Say in words which values are allowed."""
+        """Say which values are allowed, in a table."""
         return ", ".join(self.options)
+
+    def expected(self) -> str:
+        """Say which values are allowed, in a refusal."""
+        return one_of(self.value, self.options)
 
     def ok(self) -> bool:
         """Tell whether the value is one of the options."""
@@ -110,14 +130,8 @@ class Table:
     def rows(self) -> list[dict[str, Any]]:
         """Return one plain dictionary a parameter."""
         return [
-            {
-                "name": name,
-                "value": p.value,
-                "type": p.kind,
-                "allowed": p.allowed(),
-                "meaning": p.meaning,
-            }
-            for name, p in self.parameters.items()
+            {"name": n, "value": p.value, "type": p.kind, "allowed": p.allowed(), "meaning": p.meaning}
+            for n, p in self.parameters.items()
         ]
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
@@ -158,6 +172,8 @@ def validate(*, rules: Mapping[str, Callable[[], bool]] | None = None, **paramet
     ------
     ParameterError
         If a value has the wrong type or lies outside its range, or a rule is broken.
+    ValueError
+        If there is no parameter, or one is declared by something else than the three kinds.
 
     Examples
     --------
@@ -166,13 +182,12 @@ def validate(*, rules: Mapping[str, Callable[[], bool]] | None = None, **paramet
     >>> validate(dim=Integer(0, "dimension", 1, 4096))
     Traceback (most recent call last):
     ...
-    kexue_lib.parameters.ParameterError: dim = 0: expected integer, 1 … 4096
+    kexue_lib.parameters.ParameterError: dim = 0: expected an integer from 1 to 4096
     """
-    wrong = [
-        f"{name} = {p.value!r}: expected {p.kind}, {p.allowed()}"
-        for name, p in parameters.items()
-        if not p.ok()
-    ]
+    for name, p in parameters.items():
+        if not isinstance(p, Parameter):
+            raise refuse(name, p, "its declaration as Integer, Real or Choice")
+    wrong = [str(refuse(name, p.value, p.expected())) for name, p in parameters.items() if not p.ok()]
     if not wrong:
         wrong = [sentence for sentence, holds in (rules or {}).items() if not holds()]
     if wrong:
@@ -185,11 +200,16 @@ def resolve_device(device: str) -> str:
 
     Raises
     ------
-    ValueError
-        If ``cuda`` is asked for and torch sees none.
+    ParameterError
+        If the word is none of ``auto``, ``cpu``, ``cuda``, or ``cuda`` is asked for and torch sees none.
     """
+    if device not in DEVICES:
+        raise ParameterError(refuse("device", device, one_of(device, DEVICES)))
+    if device == "cpu":  # needs no torch
+        return device
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
         raise ParameterError("device = 'cuda': torch sees no CUDA device here, use auto or cpu")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    return "cuda" if found else "cpu"

@@ -27,12 +27,14 @@ from kexue_lib.parameters import Choice, Integer, Real, validate
 validate(
     size=Integer(size, "how many", 1, 9),
     share=Real(share, "which part", 0, 1),
-    mode=Choice(mode, "how", "plain", "broken", "slow"),
+    mode=Choice(mode, "how", "plain", "broken", "wrong", "slow", "killed"),
     rules={"size must not be 7": lambda: size != 7},
 )
 ```
 
 ```{code-cell} ipython3
+import os
+import signal
 import time
 
 from kexue_lib.record import Record
@@ -40,9 +42,12 @@ from kexue_lib.verify import CheckFailed, compute
 
 if mode == "slow":
     time.sleep(60)
+if mode == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
 if mode == "broken":
     raise CheckFailed("eq-demo: off by one")
-compute("eq-demo", "sum", lambda m: sum(range(m)), lambda m: m * (m - 1) // 2, over=range(size),
+compute("eq-demo", "sum", lambda m: sum(range(m if mode != "wrong" else undefined)),
+        lambda m: m * (m - 1) // 2, over=range(size),
         refutes={"one term too many": lambda m: m * (m + 1) // 2 + 1})
 Record({"double": (2 * size, "twice the size")})
 ```
