@@ -120,8 +120,8 @@ def start(path):
     fixed = dict.fromkeys([f"{name}_NUM_THREADS" for name in THREADS], "1")
     fixed |= {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1"}
     fixed |= {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(path.parent / ".ipython")}
-    fixed |= {"JUPYTER_RUNTIME_DIR": str(path.parent / ".runtime"), "KEXUE_BOOK": str(ROOT)}
-    fixed |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    fixed |= {"KEXUE_BOOK": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    fixed |= {"TMPDIR": str(path.parent)}  # what is left there after a kill is tidied up
     command = [sys.executable, "-m", "pytest", "-q", "-p", "nbmake.pytest_plugin", "--nbmake"]
     command += ["--overwrite", f"--nbmake-timeout={CELL_SECONDS}", "-p", "no:cacheprovider"]
     command += ["-c", os.devnull, "--rootdir", str(path.parent), "--color=no", str(path)]
@@ -221,8 +221,9 @@ def execute():
     print(f"== chapters: {len(waiting)} of {len(marks)} to execute", flush=True)
     if not waiting:
         return
-    # On a new machine this makes matplotlib's cache of fonts, once; a chapter that had to do it
-    # would print a warning into its page.
+    # This makes matplotlib's cache of fonts where there is none; a chapter that had to do it would
+    # print a warning into its page. Nor do a reader's own settings of matplotlib belong there.
+    os.environ["MPLCONFIGDIR"] = str(BUILD / "matplotlib")
     import matplotlib.font_manager  # noqa: F401
 
     OUT.mkdir(exist_ok=True)
