@@ -69,11 +69,10 @@ def publish(sources):
     if HTML.exists():
         os.replace(HTML, old)
     os.replace(new, HTML)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def tidy():
-    """Mend what a killed build left behind."""
+    """Remove what a build leaves, also one that was killed."""
     old = BUILD / "html.old"
     if old.exists() and not HTML.exists():  # killed between the two renames of `publish`
         os.replace(old, HTML)
@@ -100,7 +99,10 @@ def alone():
         lock.write(str(os.getpid()))
         lock.flush()
         tidy()
-        yield
+        try:
+            yield
+        finally:
+            tidy()
 
 
 # -- chapters ---------------------------------------------------------------------------------
@@ -251,7 +253,6 @@ def execute():
         for process in running.values():  # their kernels notice within a second, and end
             process.terminate()
             process.wait()
-        shutil.rmtree(scratch, ignore_errors=True)
     if failures:
         raise Failure("\n\n".join(failures))
 
