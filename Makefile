@@ -38,14 +38,15 @@ test: env lint types book ## everything that is checked; ends with pytest's summ
 lint: env ## style and mistakes, in the library and in the chapters
 	$(call phase,lint,$(RUN) -m ruff check -q $(SOURCES) && $(RUN) -m ruff format -q --check $(SOURCES))
 	$(call phase,lint of the chapters,rm -rf out/lint && mkdir -p out/lint && $(RUN) -c "$$WRITE_CHAPTERS" \
-	  && $(RUN) -m ruff check -q --ignore D out/lint && $(RUN) -m ruff format -q --check out/lint)
+	  && $(RUN) -m ruff check -q --ignore D --line-length 88 out/lint \
+	  && $(RUN) -m ruff format -q --check --line-length 88 out/lint)
 
-# The chapters as notebooks without outputs, the form in which ruff knows cells.
+# The chapters, and the template of one, as notebooks without outputs: there ruff knows cells.
 define WRITE_CHAPTERS
-import nbformat
-from kexue_lib.notebooks import chapters, read_chapter
-for slug in chapters():
-    nbformat.write(read_chapter(slug), f"out/lint/{slug}.ipynb")
+import jupytext
+from kexue_lib.notebooks import chapters
+for slug in [*chapters(), "_template"]:
+    jupytext.write(jupytext.read(f"book/{slug}.md"), f"out/lint/{slug}.ipynb")
 endef
 export WRITE_CHAPTERS
 

@@ -35,6 +35,7 @@ shutil.copy(os.path.join(os.path.dirname(__file__), "python"), folder + "/bin/py
 PYTHON_SCRIPT = """#!/bin/sh
 if [ "$1" = -c ]; then exit 0; fi
 shift 2
+if [ -n "$HANG" ]; then echo $$ > "$(dirname "$CALLS")/pip"; fi
 echo "$*" >> "$CALLS"
 case "$*" in *"$FAIL_AT"*)
   if [ -n "$HANG" ]; then exec sleep 30; fi
@@ -124,11 +125,15 @@ def test_a_failed_installation_goes_on_where_it_stopped(project):
     assert project.run().calls == ALL[1:]
 
 
-def test_an_interrupted_installation_goes_on_and_distrusts_half_a_package(project):
-    process = project.start(FAIL_AT="--require-hashes", HANG="1")
-    while "--require-hashes" not in project.calls.read_text():
+def wait_for(project, process, words):
+    while words not in project.calls.read_text():
         assert process.poll() is None
         time.sleep(0.02)
+
+
+def test_an_interrupted_installation_goes_on_and_distrusts_half_a_package(project):
+    process = project.start(FAIL_AT="--require-hashes", HANG="1")
+    wait_for(project, process, "--require-hashes")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err.startswith("env: interrupted")) == (130, True)
@@ -140,6 +145,21 @@ def test_an_interrupted_installation_goes_on_and_distrusts_half_a_package(projec
             (packages / name / file).touch()
     assert project.run().calls == ALL[1:]
     assert [folder.name for folder in packages.iterdir()] == ["whole-1.dist-info"]
+
+
+def test_a_killed_installation_is_not_resumed_beside_the_pip_it_left(project):
+    process = project.start(FAIL_AT="--require-hashes", HANG="1")
+    wait_for(project, process, "--require-hashes")
+    process.kill()
+    process.wait()
+    pip = int((project.root.parent / "pip").read_text())
+    again = project.start()
+    assert "another command is at it, waiting" in again.stdout.readline()
+    os.kill(pip, signal.SIGKILL)
+    out, _ = again.communicate(timeout=20)
+    assert again.returncode == 0
+    assert "the packages of requirements.lock" in out
+    assert "torch" not in out  # that step was done
 
 
 @pytest.mark.parametrize(("file", "calls"), [("requirements.lock", ALL[1:]), ("pyproject.toml", ALL[2:])])
@@ -211,6 +231,10 @@ def test_another_python_makes_it_anew_only_when_asked_for(project):
 OFFLINE = """WARNING: Retrying after connection broken by 'NewConnectionError: [Errno -3]
 Temporary failure in name resolution'
 ERROR: No matching distribution found for torch==2.13.0"""
+# A lock without its extras: pip finds a newer release for coverage[toml], and then this.
+UNPINNED = """Collecting coverage[toml]>=7.10.6
+ERROR: In --require-hashes mode, all requirements must have their versions pinned with ==. These do not:
+    coverage[toml]>=7.10.6 from https://example.org/coverage.whl (from pytest-cov==7.0.0)"""
 
 
 @pytest.mark.parametrize(
@@ -220,6 +244,7 @@ ERROR: No matching distribution found for torch==2.13.0"""
         ("torch", OFFLINE, "the package index cannot be reached: check the network"),
         ("torch", "ERROR: No matching distribution found for torch==2.13.0", "no release of torch"),
         ("lock", "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM", "(hashes): restore the loc"),
+        ("lock", UNPINNED, "requirements.lock misses a version or a hash of something that is needed"),
         ("lock", "ERROR: Invalid requirement: '<<<<<<<'", "requirements.lock cannot be read"),
         (
             "lock",
@@ -236,6 +261,21 @@ def test_what_pip_says_becomes_one_sentence(project, step, words, sentence):
     assert sentence in failed.err
     assert is_one_sentence(failed.err), failed.err
     assert words in (project.root / ".venv/install.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("HashMismatch", "requirements.lock and the packages that came differ (hashes)"),
+        ("HashMissing", "requirements.lock misses a version or a hash"),
+        ("HashUnpinned", "requirements.lock misses a version or a hash"),
+        ("VcsHashUnsupported", "requirements.lock misses a version or a hash"),
+        ("DirectoryUrlHashUnsupported", "requirements.lock misses a version or a hash"),
+    ],
+)
+def test_the_words_are_those_of_the_pip_that_is_here(env, name, sentence):
+    said = getattr(importlib.import_module("pip._internal.exceptions"), name).head
+    assert env.diagnose("requirements.lock", 1, f"ERROR: {said}\n    a").startswith(sentence)
 
 
 def test_a_python_without_venv_is_named_with_the_package_that_helps(project):

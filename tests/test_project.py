@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import kexue_lib
+from kexue_lib import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -195,6 +196,44 @@ def test_make_alone_lists_the_commands():
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("env", "book", "test", "lab", "serve", "bench", "lint", "lock", "clean"):
         assert re.search(rf"^  make {target} +\S", shown, re.M), target
+
+
+# -- what the documents name ------------------------------------------------------------------
+
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "book/intro.md")
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def code_in(text):
+    """The pieces of text that are set as code, line by line."""
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", text, re.S | re.M)
+    return [line for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_that_documents_name_exist(name):
+    code = code_in((ROOT / name).read_text(encoding="utf-8"))
+    commands = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    made = {word for line in code for word in re.findall(r"^make (?:[A-Z]+=\S+ )*([a-z]+)", line)}
+    assert made <= TARGETS
+    assert {word for line in code for word in re.findall(r"(?:^|/)kexue ([a-z]+)", line)} <= commands
+    assert made
+
+
+def test_commands_that_messages_name_exist():
+    named = [
+        re.findall(r"`make (?:[A-Z]+=[^\s{]+ )*([a-z]+)", path.read_text())
+        for path in ROOT.glob("tools/*.py")
+    ]
+    assert {"lock", "env"} <= set().union(*named) <= TARGETS
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_files_that_documents_name_exist(name):
+    code = code_in((ROOT / name).read_text(encoding="utf-8"))
+    paths = {text for text in code if re.fullmatch(r"[\w./-]+\.(?:md|py|yml|lock|cff)|[\w-]+/", text)}
+    assert {path for path in paths if not (ROOT / path).exists()} <= {".venv/"}
+    assert paths
 
 
 # -- what must not be in the repository -------------------------------------------------------

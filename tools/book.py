@@ -9,6 +9,7 @@ Python, torch) is hashed into the executed notebook, so a notebook and its stamp
 
 Any moment may be the last: a file is written beside its place and then renamed, the pages are
 built in _build/work and then renamed to _build/html, and what an interrupted run left is not used.
+What goes wrong is said in a few lines that name the remedy, and then _build/html is what it was.
 
     out/executed/<chapter>.ipynb    the outputs          out/failed/    where a chapter stopped
     _build/work                     Sphinx at work       _build/html    the last good book
@@ -18,6 +19,7 @@ import argparse
 import ast
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -40,6 +42,8 @@ BUILD, OUT = ROOT / "_build", ROOT / "out"
 EXECUTED, FAILED, HTML, WORK = OUT / "executed", OUT / "failed", BUILD / "html", BUILD / "work"
 AT_ONCE, CELL_SECONDS = 2, 600
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMBA")
+DISK = "the disk is full: free some space and run the same command again."
+FULL = re.compile(r"No space left on device|Errno 28\b|Disk quota exceeded")
 
 
 class Failure(Exception):
@@ -57,26 +61,28 @@ def write(path, text):
     os.replace(beside, path)
 
 
-def publish(made, key):
+def publish(sources):
     """Put a copy of the finished pages in the place of the last ones."""
     new, old = BUILD / "html.new", BUILD / "html.old"
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(made, new)
-    (new / ".inputs").write_text(key)
+    shutil.copytree(WORK / "html", new)
+    (new / ".inputs").write_text(inputs(sources))
     if HTML.exists():
         os.replace(HTML, old)
     os.replace(new, HTML)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def tidy():
-    """Mend what a killed build left behind."""
+    """Remove what a build leaves, also one that was killed."""
     old = BUILD / "html.old"
     if old.exists() and not HTML.exists():  # killed between the two renames of `publish`
         os.replace(old, HTML)
-    shutil.rmtree(old, ignore_errors=True)
-    for scratch in OUT.glob("run-*"):
-        shutil.rmtree(scratch, ignore_errors=True)
+    for folder in (old, BUILD / "html.new", *OUT.glob("run-*")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def inputs(sources):
+    """Return what the pages were made from: the sources and the outputs of the chapters."""
+    return f"{sources}\n{fingerprint.digest(*fingerprint.files('out/executed'))}\n"
 
 
 @contextlib.contextmanager
@@ -88,12 +94,15 @@ def alone():
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise Failure(f"another build is running (process {lock.read()}): wait for it.") from None
+            raise Failure(f"another build is running (process {lock.read()}): wait for its end.") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         tidy()
-        yield
+        try:
+            yield
+        finally:
+            tidy()
 
 
 # -- chapters ---------------------------------------------------------------------------------
@@ -114,6 +123,7 @@ def start(path):
     fixed |= {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1"}
     fixed |= {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(path.parent / ".ipython")}
     fixed |= {"KEXUE_BOOK": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    fixed |= {"TMPDIR": str(path.parent)}  # what is left there after a kill is tidied up
     command = [sys.executable, "-m", "pytest", "-q", "-p", "nbmake.pytest_plugin", "--nbmake"]
     command += ["--overwrite", f"--nbmake-timeout={CELL_SECONDS}", "-p", "no:cacheprovider"]
     command += ["-c", os.devnull, "--rootdir", str(path.parent), "--color=no", str(path)]
@@ -146,7 +156,6 @@ def keep(path, mark):
     seconds = round((moments[-1] - moments[0]).total_seconds(), 1) if moments else 0.0
     notebook["metadata"]["kexue"] = {"fingerprint": mark, "seconds": seconds}
     write(EXECUTED / path.name, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    (FAILED / path.name).unlink(missing_ok=True)
     return seconds
 
 
@@ -156,9 +165,15 @@ def cells_of(notebook):
 
 def explain(path):
     """Say where a chapter failed: cell, line, equation, error."""
-    cells = cells_of(json.loads(path.read_text()))
     log = path.with_suffix(".log").read_text(errors="replace").strip()
-    write(FAILED / path.name, path.read_text())
+    if FULL.search(log):
+        return f"{path.stem} stopped, {DISK}"
+    text = path.read_text(errors="replace")
+    write(FAILED / path.name, text)
+    try:
+        cells = cells_of(json.loads(text))
+    except ValueError:  # killed while it was writing
+        cells = []
     for number, cell in enumerate(cells, 1):
         for output in cell["outputs"]:
             if output["output_type"] == "error":
@@ -198,6 +213,7 @@ def execute():
 
     from kexue_lib.notebooks import chapters, read_chapter
 
+    shutil.rmtree(FAILED, ignore_errors=True)  # what still fails has no stamp and fails again
     notebooks = {slug: read_chapter(slug) for slug in chapters()}
     marks = {slug: fingerprint.chapter(notebook) for slug, notebook in notebooks.items()}
     for path in EXECUTED.glob("*.ipynb"):
@@ -207,6 +223,11 @@ def execute():
     print(f"== chapters: {len(waiting)} of {len(marks)} to execute", flush=True)
     if not waiting:
         return
+    # This makes matplotlib's cache of fonts where there is none; a chapter that had to do it would
+    # print a warning into its page. Nor do a reader's own settings of matplotlib belong there.
+    os.environ["MPLCONFIGDIR"] = str(BUILD / "matplotlib")
+    import matplotlib.font_manager  # noqa: F401
+
     OUT.mkdir(exist_ok=True)
     scratch, running, failures = Path(tempfile.mkdtemp(prefix="run-", dir=OUT)), {}, []
     begun = time.monotonic()
@@ -229,9 +250,9 @@ def execute():
                 print(f"\r\x1b[K   {names} … {time.monotonic() - begun:.0f} s", end="", flush=True)
             time.sleep(0.05)
     finally:
-        for process in running.values():
+        for process in running.values():  # their kernels notice within a second, and end
             process.terminate()
-        shutil.rmtree(scratch, ignore_errors=True)
+            process.wait()
     if failures:
         raise Failure("\n\n".join(failures))
 
@@ -283,21 +304,27 @@ def pages():
     except SphinxError as error:
         print(f"{error.category}: {error}", file=warnings)
     if text := warnings.getvalue().replace(f"{ROOT}/", "").strip():
-        raise Failure(f"the pages have faults:\n{text}")
+        raise Failure(DISK if FULL.search(text) else f"the pages have faults:\n{text}")
     write(mark, about)
     print(f"   {len(app.env.found_docs)} pages, {time.monotonic() - begun:.1f} s", flush=True)
 
 
 def build():
     """Bring the book up to date."""
-    begun, key, published = time.monotonic(), fingerprint.everything(), HTML / ".inputs"
-    if published.exists() and published.read_text() == key:
+    begun, sources, published = time.monotonic(), fingerprint.everything(), HTML / ".inputs"
+    fits = published.exists() and published.read_text() == inputs(sources)
+    if fits and not FAILED.exists():
         print("== nothing changed")
     else:
         with alone():
             execute()
-            pages()
-            publish(WORK / "html", key)
+            try:
+                pages()
+            except Exception:
+                if fingerprint.everything() == sources:
+                    raise
+                raise Failure("a source was changed during the build: run the same command again.") from None
+            publish(sources)
     print(f"{HTML / 'index.html'}\n   {time.monotonic() - begun:.1f} s in all")
 
 
@@ -307,6 +334,7 @@ def main():
     command = parser.parse_args().command
     sys.path[:0] = [str(ROOT), str(ROOT / "book" / "_ext")]
     os.environ["KEXUE_BOOK"] = str(ROOT)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if command == "build":
             build()
@@ -317,6 +345,11 @@ def main():
         print(f"\nbook: {failure}", file=sys.stderr)
         if command == "build" and HTML.exists():
             print("\nThe pages in _build/html are those of the last good build.", file=sys.stderr)
+        return 1
+    except OSError as error:
+        remedy = "_build and out must be folders that you can write to, and both may be removed"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        print(f"\nbook: {DISK if full else f'{error}: put that right ({remedy}).'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nbook: interrupted; the next build goes on from here.", file=sys.stderr)

@@ -59,8 +59,13 @@ DISK = "the disk is full: free some space (about 3 GB are needed, also in TMPDIR
 SYMPTOMS = (
     (r"No space left on device|Errno 28\b|Disk quota exceeded", DISK),
     (
-        r"DO NOT MATCH THE HASHES|requires? that all requirements have their versions pinned"
-        r"|Hashes are required",
+        r"all requirements must have their versions pinned|Hashes are required in --require-hashes mode"
+        r"|have a way to hash version control|requirements because they point to directories",
+        "requirements.lock misses a version or a hash of something that is needed: restore it with "
+        "`git checkout requirements.lock` or, if requirements.in was changed, make it anew with `make lock`",
+    ),
+    (
+        r"DO NOT MATCH THE HASHES",
         "requirements.lock and the packages that came differ (hashes): restore the lock with "
         "`git checkout requirements.lock`, and if it was untouched do not trust that package index",
     ),
@@ -308,7 +313,12 @@ def pip(what, *arguments):
         log.flush()
         start = log.tell()
         process = subprocess.Popen(
-            command, cwd=str(ROOT), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            command,
+            cwd=str(ROOT),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            close_fds=False,  # see `alone`
         )
         try:
             code = process.wait()
@@ -359,10 +369,14 @@ def timed(label):
 
 @contextlib.contextmanager
 def alone():
-    """Hold the project's folder, so that two commands at once do not install over each other."""
+    """Hold the project's folder, so that two commands at once do not install over each other.
+
+    pip holds it too: should this process be killed, the next command waits for the pip it leaves.
+    """
     import fcntl  # not on Windows, where this would be run in WSL
 
     handle = os.open(str(ROOT), os.O_RDONLY)
+    os.set_inheritable(handle, True)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
 """What the outputs of a chapter, and the book, depend on: one hash each.
 
 A chapter depends on its code cells, the modules of kexue_lib that they import (directly or not), the
-lock, Python and torch; not on its prose. Where code does not plainly say what it imports, it depends
-on all of kexue_lib.
+lock, Python, torch, and the tool that executes it; not on its prose. Where code does not plainly say
+what it imports, it depends on all of kexue_lib.
 """
 
 import ast
@@ -100,7 +100,8 @@ def chapter(notebook):
     if any("results" in cell.source for cell in cells):  # it may read a recorded run
         data += files("results")
     sources = [modules()[name] for name in sorted(found)]
-    return digest(versions(), json.dumps(code), ROOT / "requirements.lock", *sources, *data)
+    how = [ROOT / "requirements.lock", ROOT / "tools" / "book.py"]
+    return digest(versions(), json.dumps(code), *how, *sources, *data)
 
 
 def everything():
