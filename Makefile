@@ -38,8 +38,7 @@ test: env lint types book ## everything that is checked; ends with pytest's summ
 lint: env ## style and mistakes, in the library and in the chapters
 	$(call phase,lint,$(RUN) -m ruff check -q $(SOURCES) && $(RUN) -m ruff format -q --check $(SOURCES))
 	$(call phase,lint of the chapters,rm -rf out/lint && mkdir -p out/lint && $(RUN) -c "$$WRITE_CHAPTERS" \
-	  && $(RUN) -m ruff check -q --ignore D --line-length 88 out/lint \
-	  && $(RUN) -m ruff format -q --check --line-length 88 out/lint)
+	  && $(RUN) -m ruff check -q --ignore D --line-length 79 out/lint)
 
 # The chapters, and the template of one, as notebooks without outputs: there ruff knows cells.
 define WRITE_CHAPTERS

@@ -13,7 +13,7 @@ import jupytext
 
 SECTIONS = ("From scratch", "Claimed and measured", "Beyond the post", "Exercises", "Summary")
 CHECKS = {"prove", "compute", "support", "agree", "rate"}
-WIDTH = 88  # characters of code that fit into the column of a page
+WIDTH = 79  # characters of code that fit into the column of a page
 SCRATCH = 15  # lines of the algorithm in "From scratch"
 DATE = (
     r"\d{1,2} (?:January|February|March|April|May|June|July|August|September|October|November|December) \d{4}"
