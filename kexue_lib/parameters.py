@@ -1,12 +1,12 @@
 """A chapter's parameters: declared once, checked all at once, shown as a table."""
 
-import html
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kexue_lib.arguments import a_number, an_integer, one_of, refuse
+from kexue_lib.tables import html_table
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -135,21 +135,11 @@ class Table:
         ]
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        head = "".join(
-            f'<th scope="col">{h}</th>' for h in ("parameter", "value", "type", "allowed", "meaning")
-        )
-        body = "".join(
-            f'<tr><th scope="row"><code>{r["name"]}</code></th>'
-            + "".join(
-                f"<td>{html.escape(str(r[key]))}</td>" for key in ("value", "type", "allowed", "meaning")
-            )
-            + "</tr>"
-            for r in self.rows()
-        )
+        headings = ("parameter", "value", "type", "allowed", "meaning")
+        rows = [list(row.values()) for row in self.rows()]
         return {
             "text/plain": str(self),
-            "text/html": f'<table class="kexue-parameters"><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table>",
+            "text/html": html_table("kexue-parameters", headings, rows, row_heading="<code>{}</code>"),
         }
 
     def __str__(self) -> str:

@@ -1,11 +1,11 @@
 """A chapter's headline numbers: one flat record, shown as a table, read by the prose and by sweeps."""
 
-import html
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from kexue_lib.arguments import refuse
+from kexue_lib.tables import html_table
 
 MIME = "application/vnd.kexue.record+json"
 
@@ -57,16 +57,10 @@ class Record(dict[str, dict[str, Any]]):
             )
             for name, e in self.items()
         ]
-        body = "".join(
-            f'<tr><th scope="row"><code>{html.escape(name)}</code></th><td>{value}</td>'
-            f"<td>{error}</td><td>{html.escape(meaning)}</td></tr>"
-            for name, value, error, meaning in rows
-        )
-        head = "".join(f'<th scope="col">{h}</th>' for h in ("name", "value", "±", "meaning"))
+        headings = ("name", "value", "±", "meaning")
         return {
             "text/plain": "\n".join("  ".join(row).rstrip() for row in rows),
-            "text/html": f'<table class="kexue-record"><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table>",
+            "text/html": html_table("kexue-record", headings, rows, row_heading="<code>{}</code>"),
             MIME: dict(self),
         }
 

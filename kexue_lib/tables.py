@@ -49,15 +49,33 @@ class Table:
         )
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in self.headings)
-        body = "".join(
-            f'<tr><th scope="row">{html.escape(first)}</th>'
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
-            + "</tr>"
-            for first, *rest in self.rows
-        )
-        markup = (
-            f'<table class="kexue-results"><caption>{html.escape(self.caption)}</caption>'
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+        markup = html_table("kexue-results", self.headings, self.rows, caption=self.caption)
         return {"text/plain": str(self), "text/html": markup}
+
+
+def html_table(
+    kind: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    caption: str = "",
+    row_heading: str = "{}",
+) -> str:
+    """Return the HTML of a table whose first column names the rows; everything in it is escaped.
+
+    Parameters
+    ----------
+    kind : str
+        Class of the table; the book knows those that begin with ``kexue-``.
+    row_heading : str
+        Markup around a row's name, as ``<code>{}</code>``.
+    """
+    head = "".join(f'<th scope="col">{html.escape(heading)}</th>' for heading in headings)
+    body = "".join(
+        f'<tr><th scope="row">{row_heading.format(html.escape(str(first)))}</th>'
+        + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f'<table class="{kind}">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
