@@ -27,6 +27,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import sympy
+from scipy import stats
 
 MIME = "application/vnd.kexue.verdict+json"
 SIGMAS = 5.85  # 200 two-sided checks together raise one false alarm in a million books
@@ -115,8 +116,9 @@ def prove(
     Raises
     ------
     CheckFailed
-        If the difference does not reduce to zero, the spot check disagrees or is not finite, both sides
-        are the same expression, symbols clash, or a control is missing or passes.
+        If the difference does not reduce to zero, the spot check disagrees, is not finite or has fewer
+        than five different places, both sides are the same expression, symbols clash, or a control is
+        missing, passes at more than half of the places, or says the same as another.
     """
     start = time.perf_counter()
     left, right = sympy.sympify(left), sympy.sympify(right)
@@ -132,26 +134,32 @@ def prove(
         raise CheckFailed(f"{label}: SymPy leaves {sympy.simplify(difference)} between the two sides")
 
     places = _places(symbols, domain or {}, points)
+    if symbols and len({tuple(place.values()) for place in places}) < 5:
+        raise CheckFailed(f"{label}: fewer than five different places for the spot check: widen the domain")
     lefts = [_number(label, left, place) for place in places]
     worst = max(_gap(a, _number(label, right, place)) for a, place in zip(lefts, places, strict=True))
-    if worst > 1e-10:
+    if worst > 1e-11:
         raise CheckFailed(f"{label}: SymPy says equal, but numbers differ by {worst:.1e} (relative)")
-    outcomes = []
+    outcomes: list[dict[str, str]] = []
+    seen: list[Any] = []
     for story, wrong in wrongs.items():
-        gaps = [
-            _gap(a, _number(f"{label}, control '{story}'", wrong, p))
-            for a, p in zip(lefts, places, strict=True)
-        ]
-        if max(gaps) < 1e-6:
-            raise CheckFailed(f"{label}: the control '{story}' passes the check it must fail")
+        values = [_number(f"{label}, control '{story}'", wrong, place) for place in places]
+        gaps = [_gap(a, value) for a, value in zip(lefts, values, strict=True)]
+        if 2 * sum(gap > 1e-4 for gap in gaps) < len(gaps):
+            raise CheckFailed(f"{label}: the control '{story}' passes the check it must fail, or nearly")
+        _distinct(label, story, values, seen)
         outcomes.append({"story": story, "outcome": f"off by up to {max(gaps):.2g} (relative)"})
     assumed = ", ".join(_assumption(s) for s in symbols)
+    where = "".join(
+        f", ${sympy.latex(s)}$ from {low:g} to {high:g}" for s, (low, high) in (domain or {}).items()
+    )
     return Verdict(
         label,
         claim or f"${sympy.latex(left)} = ${sympy.latex(right)}$".replace("= $", "= "),
         "proved",
-        "SymPy" + (f" for {assumed}" if assumed else ""),
-        f"spot check at {len(places)} point{'s' * (len(places) > 1)}, gaps at most {max(worst, 1e-15):.0e}",
+        "SymPy" + (" with a simplifier of its own" if by else "") + (f" for {assumed}" if assumed else ""),
+        f"spot check at {len(places)} point{'s' * (len(places) > 1)}{where}, "
+        f"gaps at most {max(worst, 1e-15):.0e}",
         outcomes,
         round(time.perf_counter() - start, 3),
     ).show()
@@ -192,11 +200,16 @@ def _places(
     for i in range(1, points + 1):
         place = {}
         for j, s in enumerate(symbols):
-            default = (1, 12) if s.is_integer else (0.1, 4) if s.is_positive else (-3, 3)
+            if s.is_integer:
+                default = (1.0, 12.0) if s.is_positive else (0.0, 12.0) if s.is_nonnegative else (-6.0, 6.0)
+            else:
+                default = (0.1, 4.0) if s.is_positive else (-3.0, 3.0)
             low, high = domain.get(s, default)
             u = math.modf(i * math.sqrt(2 + 3 * j) + 0.37 * j)[0]
             x = low + u * (high - low)
             place[s] = sympy.Integer(round(x)) if s.is_integer else sympy.Rational(round(x * 1000), 1000)
+            if not s.is_real and s not in domain:  # what is not said to be real is tried off the axis
+                place[s] += sympy.I * sympy.Rational(1 + i % 7, 5)
         places.append(place)
     return places
 
@@ -207,12 +220,13 @@ def _number(label: str, expression: Any, place: Mapping[Any, Any]) -> Any:
     for kind, route in ((sympy.Integral, _integral), (sympy.Sum, _sum)):
         placed = placed.replace(lambda e, kind=kind: isinstance(e, kind), route)
     value = sympy.N(placed, 25)
+    if value.has(sympy.oo, -sympy.oo, sympy.zoo, sympy.nan):
+        raise CheckFailed(f"{label}: not finite at {place}: {value}")
     try:
-        number = mpmath.mpmathify(complex(value) if not value.is_real else sympy.Float(value, 25))
+        with mpmath.workdps(25):
+            number = mpmath.mpc(*(mpmath.mpf(str(sympy.Float(part, 25))) for part in value.as_real_imag()))
     except (TypeError, ValueError):
         raise CheckFailed(f"{label}: no number at {place}: {value}") from None
-    if not mpmath.isfinite(number):
-        raise CheckFailed(f"{label}: not finite at {place}: {value}")
     return number
 
 
@@ -254,7 +268,8 @@ def _integral(integral: Any) -> Any:
 
 
 def _gap(a: Any, b: Any) -> float:
-    return float(abs(a - b) / (abs(a) + abs(b) + mpmath.mpf("1e-30"))) if a != b else 0.0
+    with mpmath.workdps(25):
+        return float(abs(a - b) / (abs(a) + abs(b))) if a != b else 0.0
 
 
 def _assumption(s: sympy.Symbol) -> str:
@@ -306,18 +321,18 @@ def compute(
     lefts = [_exact(label, left(*case)) for case in cases]
     for case, value in zip(cases, lefts, strict=True):
         other = _exact(label, right(*case))
-        if value != other:
+        if not _same(label, value, other):
             raise CheckFailed(f"{label}: at {_case(case)} one route gives {value}, the other {other}")
-    outcomes = []
+    outcomes: list[dict[str, str]] = []
+    seen: list[Any] = []
     for story, wrong in controls.items():
-        fails = [
-            case
-            for case, value in zip(cases, lefts, strict=True)
-            if _exact(f"{label}, control '{story}'", wrong(*case)) != value
-        ]
+        values = [_exact(f"{label}, control '{story}'", wrong(*case)) for case in cases]
+        pairs = zip(lefts, values, strict=True)
+        fails = sum(not _same(f"{label}, control '{story}'", value, other) for value, other in pairs)
         if not fails:
             raise CheckFailed(f"{label}: the control '{story}' passes the check it must fail")
-        outcomes.append({"story": story, "outcome": f"wrong in {len(fails)} of {len(cases)} cases"})
+        _distinct(label, story, values, seen)
+        outcomes.append({"story": story, "outcome": f"wrong in {fails} of {len(cases)} cases"})
     ends = _case(cases[0]) + (f" … {_case(cases[-1])}" if len(cases) > 1 else "")
     return Verdict(
         label, claim, "computed", "exact arithmetic", f"{len(cases)} cases: {ends}", outcomes,
@@ -335,8 +350,24 @@ def _exact(label: str, value: Any) -> Any:
     if isinstance(value, sympy.Basic) and value.is_number and not value.has(sympy.Float):
         if not value.is_finite:
             raise CheckFailed(f"{label}: {value} is not finite")
-        return Fraction(int(value.p), int(value.q)) if value.is_Rational else sympy.nsimplify(value)
+        return Fraction(int(value.p), int(value.q)) if value.is_Rational else value
     raise CheckFailed(f"{label}: {value!r} is not exact (use int, Fraction or SymPy numbers)")
+
+
+def _same(label: str, a: Any, b: Any) -> bool:
+    """Tell whether exact values are equal; two that SymPy cannot tell apart or together are refused."""
+    if isinstance(a, tuple) or isinstance(b, tuple):
+        if not (isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b)):
+            raise CheckFailed(f"{label}: values of different shape: {a} and {b}")
+        return all(_same(label, x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        return a == b
+    difference = sympy.sympify(a) - sympy.sympify(b)
+    if abs(sympy.N(difference, 60)) > sympy.Float("1e-50"):
+        return False
+    if sympy.simplify(difference) != 0:
+        raise CheckFailed(f"{label}: {a} and {b} agree to 50 digits, but SymPy does not show them equal")
+    return True
 
 
 def _case(case: tuple[Any, ...]) -> str:
@@ -363,8 +394,9 @@ def support(label: str, claim: str, samples: Any, expected: Any, *, refutes: Map
     Raises
     ------
     CheckFailed
-        If a mean is more than 5.85 standard errors off, values are not finite, the spread is zero, the
-        replicates are too few or not independent, or a control is missing or passes.
+        If a mean is more than 5.85 standard errors off, 5.85 standard errors are more than the value itself,
+        values are not finite, the spread is zero or due to one replicate, the replicates are too few or not
+        independent, or a control is missing, passes or says the same as another.
     """
     start = time.perf_counter()
     controls = _controls(label, refutes)
@@ -376,12 +408,28 @@ def support(label: str, claim: str, samples: Any, expected: Any, *, refutes: Map
     target = _array(label, expected)
     if not error.all():
         raise CheckFailed(f"{label}: the replicates are all equal: no spread, no standard error")
+    share = ((x - mean) ** 2).max(0) / ((x - mean) ** 2).sum(0)
+    if share.max() > 0.4:
+        raise CheckFailed(f"{label}: one replicate makes most of the variance: no standard error to rely on")
     if target.ndim > 1 or target.size not in (1, mean.size):
         raise CheckFailed(f"{label}: expected has shape {target.shape}, the statistics {mean.shape}")
     centred = (x - mean) / x.std(0, ddof=1)
     resemblance = (centred[1:] * centred[:-1]).mean(0) * math.sqrt(x.shape[0] - 1)
     if np.abs(resemblance).max() > SIGMAS:
         raise CheckFailed(f"{label}: neighbouring replicates are correlated, so the standard error is wrong")
+    # Means of blocks spread as they should unless replicates depend on each other over a distance.
+    blocks = math.isqrt(x.shape[0])
+    size = x.shape[0] // blocks
+    of_blocks = centred[: blocks * size].reshape(blocks, size, -1).mean(1)
+    chance = stats.chi2(blocks - 1).cdf(size * ((of_blocks - of_blocks.mean(0)) ** 2).sum(0))
+    if np.minimum(chance, 1 - chance).min() < 1e-9:
+        raise CheckFailed(
+            f"{label}: replicates far apart depend on each other, so the standard error is wrong"
+        )
+    if (SIGMAS * error > np.abs(target))[np.broadcast_to(target != 0, mean.shape)].any():
+        raise CheckFailed(
+            f"{label}: an error as large as the value itself would not be seen: take more replicates"
+        )
     z = np.abs((mean - target) / error)
     if z.max() > SIGMAS:
         i = int(z.argmax())
@@ -389,11 +437,14 @@ def support(label: str, claim: str, samples: Any, expected: Any, *, refutes: Map
         raise CheckFailed(
             f"{label}: {mean[i]:.6g} ± {error[i]:.2g} is {z[i]:.1f} standard errors from {goal:.6g}"
         )
-    outcomes = []
+    outcomes: list[dict[str, str]] = []
+    seen: list[Any] = []
     for story, wrong in controls.items():
-        far = np.abs((mean - _array(f"{label}, control '{story}'", wrong)) / error).max()
+        value = np.broadcast_to(_array(f"{label}, control '{story}'", wrong), mean.shape)
+        far = np.abs((mean - value) / error).max()
         if far <= SIGMAS:
             raise CheckFailed(f"{label}: the control '{story}' passes the check it must fail")
+        _distinct(label, story, value.tolist(), seen)
         outcomes.append({"story": story, "outcome": f"{far:.3g} standard errors off"})
     shown = f"{mean[0]:.5g} ± {error[0]:.1g}" if mean.size == 1 else f"{mean.size} statistics"
     figures = (
@@ -437,11 +488,16 @@ def agree(
     gap = float(np.abs(a - b).max())
     if gap > within:
         raise CheckFailed(f"{label}: the two routes differ by {gap:.3g}, more than {within:.3g}")
-    outcomes = []
+    outcomes: list[dict[str, str]] = []
+    seen: list[Any] = []
     for story, wrong in controls.items():
-        far = float(np.abs(a - _array(f"{label}, control '{story}'", wrong)).max())
+        value = _array(f"{label}, control '{story}'", wrong)
+        if value.shape != a.shape:
+            raise CheckFailed(f"{label}: the control '{story}' has shape {value.shape}, not {a.shape}")
+        far = float(np.abs(a - value).max())
         if far <= 10 * within:
             raise CheckFailed(f"{label}: the control '{story}' passes the check it must fail")
+        _distinct(label, story, value.tolist(), seen)
         outcomes.append({"story": story, "outcome": f"off by {far:.2g}"})
     return Verdict(
         label, claim, "supported", f"two numerical routes, {a.size} values",
@@ -461,7 +517,7 @@ def rate(
 
     Parameters
     ----------
-    sizes : array of shape (s,), s >= 4, increasing
+    sizes : array of shape (s,), s >= 4, increasing by a factor of 8 at least
     errors : array of shape (s,) or (s, R)
         Positive errors, or R >= 30 replicates each with positive mean.
     order : float
@@ -480,6 +536,10 @@ def rate(
     n, e = _array(label, sizes), _array(label, errors)
     if n.ndim != 1 or n.size < 4 or not (np.diff(n) > 0).all() or n[0] <= 0 or e.shape[:1] != n.shape:
         raise CheckFailed(f"{label}: a rate needs at least four increasing sizes and an error for each")
+    if n[-1] < 8 * n[0]:
+        raise CheckFailed(
+            f"{label}: sizes from {n[0]:g} to {n[-1]:g} are too close for a rate (a factor of 8)"
+        )
     means = e if e.ndim == 1 else e.mean(1)
     if not (means > 0).all():
         raise CheckFailed(f"{label}: errors must be positive to have a rate, got {means.min():.3g}")
@@ -501,10 +561,12 @@ def rate(
         raise CheckFailed(f"{label}: slope {slope:.3f} ± {half:.3f} is too uncertain to decide anything")
     if abs(slope - order) > half:
         raise CheckFailed(f"{label}: slope {slope:.4f} ± {half:.4f}, claimed {order}")
-    outcomes = []
+    outcomes: list[dict[str, str]] = []
+    seen: list[Any] = []
     for story, wrong in controls.items():
         if not abs(slope - float(wrong)) > half:
             raise CheckFailed(f"{label}: the control '{story}' passes the check it must fail")
+        _distinct(label, story, float(wrong), seen)
         outcomes.append({"story": story, "outcome": f"claims order {float(wrong):g}"})
     return Verdict(
         label, claim, "supported", method,
@@ -527,9 +589,18 @@ def _controls(label: str, refutes: Mapping[str, Any]) -> Mapping[str, Any]:
     return refutes
 
 
+def _distinct(label: str, story: str, value: Any, seen: list[Any]) -> None:
+    """Two wrong variants that say the same are one."""
+    if value in seen:
+        raise CheckFailed(f"{label}: the control '{story}' says the same as another")
+    seen.append(value)
+
+
 def _array(label: str, values: Any) -> Any:
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
+    if np.iscomplexobj(values):
+        raise CheckFailed(f"{label}: values are complex: compare real and imaginary parts")
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0 or not np.isfinite(array).all():
         raise CheckFailed(f"{label}: values must be finite numbers, and at least one")

@@ -192,3 +192,107 @@ def test_integrals_are_spot_checked_by_quadrature(integral, value):
 def test_an_integral_that_quadrature_gets_wrong_is_not_trusted():
     hard = sp.Integral(sp.sin(x) / x, (x, 0, sp.oo))
     assert _integral(hard) == hard
+
+
+# -- what a hostile reader tried ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (lambda k: sp.erf(6), lambda k: 1),
+        (lambda k: sp.tanh(40), lambda k: 1),
+        (lambda k: sp.sqrt(2) + sp.Rational(1, 10**16), lambda k: sp.sqrt(2)),
+    ],
+)
+def test_compute_does_not_round_irrational_numbers(left, right):
+    with pytest.raises(CheckFailed, match="one route gives"):
+        compute("eq-a", "c", left, right, over=[0], refutes={"wrong by one": lambda k: 2})
+
+
+def test_compute_knows_equal_irrational_numbers_in_other_clothes():
+    compute("eq-a", "root", lambda k: sp.sqrt(2) ** 3, lambda k: sp.sqrt(8), over=[0],
+            refutes={"forgot the cube": lambda k: sp.sqrt(2)})  # fmt: skip
+    equal = {"the same in other clothes": lambda k: sp.sqrt(8)}
+    with pytest.raises(CheckFailed, match="passes"):
+        compute("eq-a", "root", lambda k: sp.sqrt(2) ** 3, lambda k: 2 * sp.sqrt(2), over=[0], refutes=equal)
+
+
+def test_a_control_must_not_fall_by_its_shape():
+    with pytest.raises(CheckFailed, match="shape"):
+        compute("eq-a", "c", lambda k: k * k, lambda k: sum([k] * k), over=range(3),
+                refutes={"in a box": lambda k: [k * k]})  # fmt: skip
+    with pytest.raises(CheckFailed, match="shape"):
+        agree("eq-a", "c", [1.0, 2.0], [1.0, 2.0], within=0.01, refutes={"of another shape": 9.0})
+
+
+@pytest.mark.parametrize("check", [agree, support])
+def test_complex_values_are_refused(check):
+    x = np.full(100, 1 + 5j)
+    with pytest.raises(CheckFailed, match="complex"):
+        if check is agree:
+            agree("eq-a", "c", x, np.ones(100), within=1e-9, refutes={"off by one": x + 1})
+        else:
+            support("eq-a", "c", x, 1, refutes={"off by one": 2})
+
+
+def test_a_spot_check_needs_room():
+    a = sp.symbols("a", real=True)
+    with pytest.raises(CheckFailed, match="widen"):
+        prove("eq-a", a**2 - a, sp.Integer(0), by=lambda e: sp.Integer(0), domain={a: (1, 1)},
+              refutes={"forgot the square": a + 1})  # fmt: skip
+
+
+def test_a_tiny_difference_is_a_difference():
+    a = sp.symbols("a", real=True)
+    with pytest.raises(CheckFailed, match="numbers differ"):
+        prove("eq-a", (1 + a**2) / 10**45, 3 * (1 + a**2) / 10**45, by=lambda e: sp.Integer(0),
+              refutes={"forgot the one": a**2 / 10**45})  # fmt: skip
+
+
+def test_symbols_that_are_not_real_are_tried_off_the_axis():
+    z = sp.symbols("z")
+    with pytest.raises(CheckFailed, match="numbers differ"):
+        prove("eq-a", sp.conjugate(z) * z, z**2, by=lambda e: sp.Integer(0), refutes={"forgot one": z})
+
+
+def test_integers_that_may_be_negative_are_tried_below_zero():
+    m = sp.symbols("m", integer=True)
+    with pytest.raises(CheckFailed, match="numbers differ"):
+        prove("eq-a", sp.Abs(m), m, by=lambda e: sp.Integer(0), refutes={"forgot one": m + 1})
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected", "wrong", "why"),
+    [
+        (100 * RNG(0).standard_normal(100), 10, 1000, "take more replicates"),
+        (RNG(0).standard_cauchy(400), 3, 1e9, "one replicate"),
+        ((np.arange(1000) == 77).astype(float), 0.001, 1, "one replicate"),
+        (RNG(0).standard_normal(20000) + 0.2 * np.sin(np.arange(20000) / 300), 0.5, 9, "far apart"),
+    ],
+)
+def test_support_refuses_what_it_cannot_see(samples, expected, wrong, why):
+    with pytest.raises(CheckFailed, match=why):
+        support("eq-a", "mean", samples, expected, refutes={"a wrong mean": wrong})
+
+
+def test_a_rate_needs_sizes_far_apart():
+    n = np.array([10, 10.1, 10.2, 10.3])
+    with pytest.raises(CheckFailed, match="too close"):
+        rate("eq-a", "c", n, np.exp(-n), -10.15, refutes={"another order": -9})
+
+
+def test_controls_that_say_the_same_are_one():
+    a = sp.symbols("a", positive=True)
+    twice = {"forgot the root": a, "took the square": a}
+    with pytest.raises(CheckFailed, match="same as another"):
+        prove("eq-a", sp.Derivative(a**2 / 2 + sp.sqrt(a), a), a + 1 / (2 * sp.sqrt(a)), refutes=twice)
+    with pytest.raises(CheckFailed, match="same as another"):
+        agree("eq-a", "c", [1.0], [1.0 + 1e-9], within=1e-3, refutes={"off by one": [2.0], "twice it": [2.0]})
+
+
+def test_a_control_that_is_right_nearly_everywhere_is_none():
+    a = sp.symbols("a", positive=True)
+    nearly = a + sp.Rational(1, 10**6)
+    with pytest.raises(CheckFailed, match="passes"):
+        prove("eq-a", sp.Derivative(a**2 / 2, a), a, refutes={"a little off": nearly})
