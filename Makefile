@@ -75,7 +75,7 @@ gpu: env ## run every chapter on a GPU with the full profile; notebooks in out/g
 	@mkdir -p out/gpu; status=0; \
 	for slug in $$($(RUN) -c 'from kexue_lib.notebooks import chapters; print(*chapters())'); do \
 	  printf '== %s\n' "$$slug"; \
-	  .venv/bin/kexue run "$$slug" -p device=cuda -p profile=full -o "out/gpu/$$slug.ipynb" \
+	  .venv/bin/kexue run "$$slug" --force -p device=cuda -p profile=full -o "out/gpu/$$slug.ipynb" \
 	  || status=1; done; exit $$status
 
 lock: env ## write requirements.lock anew from requirements.in

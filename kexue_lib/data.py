@@ -6,6 +6,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from kexue_lib.arguments import refuse
+
 
 @dataclass(frozen=True)
 class Images:
@@ -13,6 +15,11 @@ class Images:
 
     images: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 2 or self.labels.shape != self.images.shape[:1]:
+            shapes = tuple(self.images.shape), tuple(self.labels.shape)
+            raise refuse("images and labels", shapes, "shapes (n, pixels) and (n,)")
 
     def __len__(self) -> int:
         return len(self.labels)

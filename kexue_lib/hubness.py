@@ -14,7 +14,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from kexue_lib.arguments import integer, real, refuse
+from kexue_lib.arguments import integer, one_of, real, refuse
 
 #: Fourth moment of each coordinate law of `sample_coordinates`, all of mean 0 and variance 1.
 KURTOSIS = {"sign": 1.0, "uniform": 9 / 5, "gaussian": 3.0, "laplace": 6.0}
@@ -293,14 +293,36 @@ def select_hubs(latents: Tensor, k: int, threshold: int) -> Tensor:
 
 
 def antihub_share(counts: Tensor) -> float:
-    """Return the share of points that are nobody's neighbour."""
-    return float((counts == 0).double().mean())
+    """Return the share of points that are nobody's neighbour.
+
+    Raises
+    ------
+    ValueError
+        If counts are not a non-empty tensor of integers.
+    """
+    return float((_check_counts(counts) == 0).double().mean())
 
 
 def skewness(counts: Tensor) -> float:
-    """Return the third standardised moment of the counts (biased low and noisy for heavy tails)."""
-    centred = counts.double() - counts.double().mean()
-    return float((centred**3).mean() / (centred**2).mean() ** 1.5)
+    """Return the third standardised moment of the counts (biased low and noisy for heavy tails).
+
+    Raises
+    ------
+    ValueError
+        If counts are not a tensor of integers, or are all equal.
+    """
+    centred = _check_counts(counts).double() - counts.double().mean()
+    variance = float((centred**2).mean())
+    if variance == 0:
+        raise refuse("counts", counts, "counts that are not all equal")
+    return float((centred**3).mean() / variance**1.5)
+
+
+def _check_counts(counts: Tensor) -> Tensor:
+    integral = isinstance(counts, Tensor) and not (counts.is_floating_point() or counts.is_complex())
+    if not integral or counts.numel() == 0:
+        raise refuse("counts", counts, "a tensor of integers, at least one")
+    return counts
 
 
 # -- the law in high dimension -----------------------------------------------------------------
@@ -309,9 +331,10 @@ def skewness(counts: Tensor) -> float:
 def radius_share(kurtosis: float) -> float:
     r"""Share of a distance's fluctuation that comes from the neighbour's own norm (eq-rho).
 
-    ``rho = (kappa - 1) / (kappa + 3)`` for i.i.d. coordinates of fourth standardised moment kappa >= 1.
+    ``rho = (kappa - 1) / (kappa + 3)`` for i.i.d. coordinates of fourth standardised moment kappa, from 1
+    to 1e4: beyond, rho is 1 to three digits and the laws below would lose theirs.
     """
-    kappa = real("kurtosis", kurtosis, 1)
+    kappa = real("kurtosis", kurtosis, 1, 1e4)
     return (kappa - 1) / (kappa + 3)
 
 
@@ -328,7 +351,7 @@ def limit_k_occurrence(n_points: int, k: int, kurtosis: float) -> Tensor:
     k : int
         1 <= k <= N - 1.
     kurtosis : float
-        Fourth standardised moment of the coordinates, >= 1.
+        Fourth standardised moment of the coordinates, 1 to 1e4.
 
     Returns
     -------
@@ -356,8 +379,7 @@ def limit_k_occurrence_fixed_k(n_points: int, k: int, kurtosis: float) -> Tensor
     n = integer("n_points", n_points, 2)
     k = integer("k", k, 1, n - 1)
     a, weight = _normal_nodes(n)
-    q = naming_probability(a, n, k, kurtosis)
-    return _mixture_of_binomials(n, q.log(), torch.log1p(-q), weight)
+    return _mixture_of_binomials(n, *_log_naming_probabilities(a, n, k, kurtosis), weight)
 
 
 def naming_probability(a: Tensor, n_points: int, k: int, kurtosis: float) -> Tensor:
@@ -378,21 +400,29 @@ def naming_probability(a: Tensor, n_points: int, k: int, kurtosis: float) -> Ten
     """
     n = integer("n_points", n_points, 2, 10**15)
     k = integer("k", k, 1, n - 1)
+    if not isinstance(a, Tensor) or not a.is_floating_point():
+        raise refuse("a", getattr(a, "dtype", type(a).__name__), "a floating-point tensor")
+    return _log_naming_probabilities(a.double(), n, k, kurtosis)[0].exp()
+
+
+def _log_naming_probabilities(a: Tensor, n: int, k: int, kurtosis: float) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of the probability that a query names, and does not name, the point."""
     rho = radius_share(kurtosis)
-    a = a.double()
     if k == n - 1:
-        return torch.ones_like(a)
-    ends = special.ndtri(special.betaincinv(k, n - 1 - k, [1e-15, 1 - 1e-15]))
+        return torch.zeros_like(a), torch.full_like(a, -math.inf)
+    # Quantiles of T, where U = Phi(T) has a beta law; the upper one from 1 - U, which rounding leaves alone.
+    low, high = (special.ndtri(special.betaincinv(x, y, 1e-15)) for x, y in ((k, n - 1 - k), (n - 1 - k, k)))
     x, w = np.polynomial.legendre.leggauss(160)
-    threshold = ends.mean() + (ends[1] - ends[0]) / 2 * x
-    # Density of T = ndtri(U), U beta distributed, up to a factor that the normalisation removes.
+    threshold = (low - high) / 2 - (low + high) / 2 * x
+    # Density of T up to a factor that the normalisation removes.
     log_w = (k - 1) * special.log_ndtr(threshold) + (n - 2 - k) * special.log_ndtr(-threshold)
-    w = w * np.exp(log_w - threshold**2 / 2 - (log_w - threshold**2 / 2).max())
+    log_w -= threshold**2 / 2
+    w = w * np.exp(log_w - log_w.max())
     nodes, weights = torch.from_numpy(threshold), torch.from_numpy(w / w.sum())
     z = (nodes - math.sqrt(rho) * a[..., None]) / math.sqrt(1 - rho)
     # torch.special.ndtr loses the tail that matters here; erfc does not.
-    probability: Tensor = torch.special.erfc(-z / math.sqrt(2)) @ weights / 2
-    return probability
+    named, passed = (torch.special.erfc(side / math.sqrt(2)) @ weights / 2 for side in (-z, z))
+    return named.log(), passed.log()
 
 
 def _normal_nodes(n: int) -> tuple[Tensor, Tensor]:
@@ -407,10 +437,14 @@ def _mixture_of_binomials(n: int, log_p: Tensor, log_q: Tensor, weight: Tensor) 
     for start in range(0, n, 512):
         m = torch.arange(start, min(start + 512, n), dtype=torch.float64)[:, None]
         choose = math.lgamma(n) - torch.lgamma(m + 1) - torch.lgamma(n - m)
-        # At k = n - 1 the threshold is infinite and 0 * inf would be NaN: nothing is left out there.
-        log_terms = choose + torch.nan_to_num(m * log_p) + torch.nan_to_num((n - 1 - m) * log_q)
+        log_terms = choose + _times(m, log_p) + _times(n - 1 - m, log_q)
         law[start : start + 512] = torch.exp(log_terms) @ weight
     return law
+
+
+def _times(count: Tensor, log_probability: Tensor) -> Tensor:
+    """Multiply, with 0 times minus infinity equal to 0: what cannot happen is not asked to."""
+    return torch.where(count == 0, torch.zeros_like(log_probability), count * log_probability)
 
 
 def simulate_ranking_model(
@@ -434,6 +468,7 @@ def simulate_ranking_model(
     k = integer("k", k, 1, n - 1)
     rho = radius_share(kurtosis)
     counts = torch.empty(integer("trials", trials, 1), n, dtype=torch.int64)
+    _check_generator(generator)
     for row in counts:
         a = torch.randn(n, generator=generator)
         g = torch.randn(n, n, generator=generator).triu(1)
@@ -441,6 +476,11 @@ def simulate_ranking_model(
         named = ranks.fill_diagonal_(torch.inf).topk(k, largest=False).indices
         row.copy_(torch.bincount(named.flatten(), minlength=n))
     return counts
+
+
+def _check_generator(generator: torch.Generator) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise refuse("generator", generator, "a torch.Generator, not one that all code shares")
 
 
 def sample_coordinates(
@@ -464,7 +504,10 @@ def sample_coordinates(
     """
     shape = (integer("n_points", n_points, 1), integer("dim", dim, 1))
     if law not in KURTOSIS:
-        raise refuse("law", law, "one of " + ", ".join(KURTOSIS))
+        raise refuse("law", law, one_of(law, KURTOSIS))
+    if dtype not in (torch.float32, torch.float64):
+        raise refuse("dtype", dtype, "torch.float32 or torch.float64")
+    _check_generator(generator)
     if law == "gaussian":
         return torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
     u = torch.rand(shape, generator=generator, dtype=dtype, device=generator.device) * 2 - 1
@@ -479,7 +522,14 @@ def sample_coordinates(
 
 
 def centre(points: Tensor) -> Tensor:
-    """Subtract the mean, so that no direction is everybody's friend (Suzuki et al., EMNLP 2013)."""
+    """Subtract the mean, so that no direction is everybody's friend (Suzuki et al., EMNLP 2013).
+
+    Raises
+    ------
+    ValueError
+        If points are not as in `k_occurrence`.
+    """
+    _check_points("points", points)
     return points - points.mean(0)
 
 
@@ -487,25 +537,54 @@ def local_scaling(distances: Tensor, k: int) -> Tensor:
     """Measure each distance in units of both points' own k-th neighbour (Zelnik-Manor & Perona, 2004).
 
     ``1 - exp(-d_ij^2 / (s_i s_j))`` with ``s_i`` the distance from i to its k-th neighbour; (n, n).
+
+    Raises
+    ------
+    ValueError
+        If distances are not a square matrix of finite numbers >= 0, k is not from 1 to n - 1, or a point
+        has k others in its very place, so that it has no scale.
     """
-    d = _check_matrix("distances", distances)
+    d = _check_distances(distances)
     k = integer("k", k, 1, d.shape[0] - 1)
     s = d.clone().fill_diagonal_(torch.inf).kthvalue(k, dim=1).values
-    return -torch.expm1(-(d**2) / (s[:, None] * s[None, :]))
+    if not bool((s > 0).all()):
+        raise refuse("k", k, "more neighbours than any point has duplicates")
+    return -torch.expm1(-(d / s[:, None]) * (d / s[None, :]))
 
 
 def mutual_proximity(distances: Tensor) -> Tensor:
-    """Share of points that are *not* farther from both i and j (Schnitzer et al., JMLR 13, 2012); (n, n)."""
-    d = _check_matrix("distances", distances)
+    """Share of points that are *not* farther from both i and j (Schnitzer et al., JMLR 13, 2012); (n, n).
+
+    Raises
+    ------
+    ValueError
+        If distances are not a square matrix of finite numbers >= 0.
+    """
+    d = _check_distances(distances)
     rows = [((d[i] > d[i, :, None]) & (d > d[i, :, None])).double().mean(1) for i in range(d.shape[0])]
     return 1 - torch.stack(rows)
+
+
+def _check_distances(distances: Tensor) -> Tensor:
+    d = _check_matrix("distances", distances)
+    if bool((d < 0).any()):
+        raise refuse("distances", float(d.min()), "numbers >= 0")
+    return d
 
 
 def csls(similarities: Tensor, k: int) -> Tensor:
     """Cross-domain similarity local scaling, queries by candidates (Conneau et al., ICLR 2018).
 
     ``2 s_ij - r_i - r_j`` with r the mean similarity to the k most similar on the other side; (m, n).
+
+    Raises
+    ------
+    ValueError
+        If similarities are not a matrix of finite numbers, or k is not from 1 to min(m, n).
     """
+    sound = isinstance(similarities, Tensor) and similarities.is_floating_point() and similarities.ndim == 2
+    if not sound or not similarities.numel() or not bool(torch.isfinite(similarities).all()):
+        raise refuse("similarities", similarities, "a matrix of finite floating-point numbers")
     k = integer("k", k, 1, min(similarities.shape))
     r_rows = similarities.topk(k, dim=1).values.mean(1)
     r_columns = similarities.topk(k, dim=0).values.mean(0)

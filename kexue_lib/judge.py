@@ -41,10 +41,10 @@ def train_judge(real: Images, *, generator: torch.Generator, steps: int = 800) -
     Raises
     ------
     ValueError
-        If there are no images or steps is not a positive integer.
+        If there are no images, they are not finite, or steps is not a positive integer.
     """
-    if not len(real):
-        raise refuse("real", "no images", "at least one labelled image")
+    if not len(real) or not bool(torch.isfinite(real.images).all()):
+        raise refuse("real", f"{len(real)} images", "at least one labelled image, and all finite")
     classes, pixels = int(real.labels.max()) + 1, real.images.shape[1]
     weights = init_mlp([pixels, 128, 32, classes], 1, generator=generator)
     optimiser = torch.optim.Adam(weights, lr=2e-3)
@@ -74,15 +74,16 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         If shapes do not fit or values are not finite.
     """
     for name, sample in (("a", a), ("b", b)):
-        if sample.ndim != 2 or sample.shape[0] < 2 or sample.shape[1] != b.shape[-1]:
+        if sample.ndim != 2 or sample.shape[0] < 2 or not 0 < sample.shape[1] == b.shape[-1]:
             raise refuse(name, tuple(sample.shape), "shape (n, m) with n >= 2 and the same m for both")
         if not bool(torch.isfinite(sample).all()):
             raise refuse(name, "NaN or infinity", "finite features")
     a, b = a.double(), b.double()
-    values, vectors = torch.linalg.eigh(_covariance(a))
+    of_a, of_b = _covariance(a), _covariance(b)
+    values, vectors = torch.linalg.eigh(of_a)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    inner = torch.linalg.eigvalsh(root @ _covariance(b) @ root).clamp(min=0).sqrt().sum()
-    spread = _covariance(a).trace() + _covariance(b).trace() - 2 * inner
+    inner = torch.linalg.eigvalsh(root @ of_b @ root).clamp(min=0).sqrt().sum()
+    spread = of_a.trace() + of_b.trace() - 2 * inner
     return max(float((a.mean(0) - b.mean(0)).square().sum() + spread), 0.0)
 
 

@@ -60,7 +60,14 @@ def mlp(weights: Sequence[Tensor], x: Tensor, *, layers: int | None = None) -> T
     Returns
     -------
     tensor of shape (copies, batch, out)
+
+    Raises
+    ------
+    ValueError
+        If weights are not pairs, or there are not so many layers.
     """
+    if not weights or len(weights) % 2:
+        raise refuse("weights", f"{len(weights)} tensors", "weights and biases, as from init_mlp")
     depth = len(weights) // 2
     stop = depth if layers is None else integer("layers", layers, 1, depth)
     for layer in range(stop):

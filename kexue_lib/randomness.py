@@ -4,7 +4,7 @@ import hashlib
 
 import torch
 
-from kexue_lib.arguments import integer
+from kexue_lib.arguments import integer, refuse
 
 
 def stream(seed: int, *use: object, device: str = "cpu") -> torch.Generator:
@@ -16,13 +16,13 @@ def stream(seed: int, *use: object, device: str = "cpu") -> torch.Generator:
     ----------
     seed : int
         The chapter's seed, 0 to 2**63 - 1.
-    *use : str or int
+    *use : str or number
         What the numbers are for: ``stream(seed, "latents")``, ``stream(seed, "clouds", dim)``.
 
     Raises
     ------
     ValueError
-        If the seed is not an integer in the range.
+        If the seed is not an integer in the range, or a use is neither word nor number.
 
     Examples
     --------
@@ -31,5 +31,8 @@ def stream(seed: int, *use: object, device: str = "cpu") -> torch.Generator:
     True
     """
     seed = integer("seed", seed, 0, 2**63 - 1)
-    digest = hashlib.sha256(repr((seed, *map(str, use))).encode()).digest()
+    for word in use:
+        if not isinstance(word, str | int | float):
+            raise refuse("use", word, "words and numbers, which mean the same in every run")
+    digest = hashlib.sha256(repr((seed, *use)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -41,6 +41,8 @@ class Record(dict[str, dict[str, Any]]):
             meaning = entry[-1]
             if not isinstance(meaning, str) or not meaning.strip():
                 raise refuse(name, meaning, "a meaning in words as the last item")
+            if error is not None and _plain(name, error) < 0:
+                raise refuse(f"error of {name}", error, "a number >= 0")
             self[name] = {
                 "value": _plain(name, value),
                 "error": None if error is None else _plain(name, error),
@@ -67,7 +69,12 @@ class Record(dict[str, dict[str, Any]]):
 
 def _plain(name: str, value: Any) -> int | float:
     """Return a JSON number: whole numbers stay whole, so that ``{record}`` can format them with ``d``."""
-    number = value.item() if hasattr(value, "item") else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+    try:
+        number = value.item() if hasattr(value, "item") else value
+        finite = isinstance(number, int | float) and math.isfinite(number)
+    except (OverflowError, RuntimeError, ValueError):  # too large, or more than one element
+        finite = False
+    if not finite or isinstance(number, bool):
         raise refuse(name, value, "a finite number")
-    return number
+    plain: int | float = number
+    return plain

@@ -31,10 +31,10 @@ class Table:
     """
 
     def __init__(self, columns: Mapping[str, Sequence[object]], *, caption: str) -> None:
-        if not columns or len({len(cells) for cells in columns.values()}) != 1:
-            lengths = {heading: len(cells) for heading, cells in columns.items()}
-            raise refuse("columns", lengths, "at least one column, and all of one length")
-        if not caption.strip():
+        lengths = {heading: len(cells) for heading, cells in columns.items()}
+        if len({*lengths.values()}) != 1 or any(isinstance(cells, str) for cells in columns.values()):
+            raise refuse("columns", lengths, "at least one column, lists of cells all of one length")
+        if not isinstance(caption, str) or not caption.strip():
             raise refuse("caption", caption, "a sentence that says what the table shows")
         self.headings = list(columns)
         self.rows = [[str(cell) for cell in row] for row in zip(*columns.values(), strict=True)]

@@ -126,6 +126,9 @@ def prove(
     if left == right:
         raise CheckFailed(f"{label}: both sides are the same expression ({left}), so nothing is proved")
     symbols = _symbols(label, [left, right, *wrongs.values()])
+    for s, (low, high) in (domain or {}).items():
+        if s not in symbols or not low <= high:
+            raise CheckFailed(f"{label}: domain {s} from {low} to {high} is empty, or of a symbol not in use")
     done = left.doit()
     if done.has(sympy.nan, sympy.zoo):
         raise CheckFailed(f"{label}: the left side evaluates to {done}")
@@ -155,7 +158,7 @@ def prove(
     )
     return Verdict(
         label,
-        claim or f"${sympy.latex(left)} = ${sympy.latex(right)}$".replace("= $", "= "),
+        claim or f"${sympy.latex(left)} = {sympy.latex(right)}$",
         "proved",
         "SymPy" + (" with a simplifier of its own" if by else "") + (f" for {assumed}" if assumed else ""),
         f"spot check at {len(places)} point{'s' * (len(places) > 1)}{where}, "
@@ -344,6 +347,8 @@ def _exact(label: str, value: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):
+        if not value:
+            raise CheckFailed(f"{label}: an empty value decides nothing")
         return tuple(_exact(label, v) for v in value)
     if isinstance(value, int | Fraction):
         return Fraction(value)
@@ -440,7 +445,10 @@ def support(label: str, claim: str, samples: Any, expected: Any, *, refutes: Map
     outcomes: list[dict[str, str]] = []
     seen: list[Any] = []
     for story, wrong in controls.items():
-        value = np.broadcast_to(_array(f"{label}, control '{story}'", wrong), mean.shape)
+        value = _array(f"{label}, control '{story}'", wrong)
+        if value.shape not in ((), mean.shape):
+            raise CheckFailed(f"{label}: the control '{story}' has shape {value.shape}, not {mean.shape}")
+        value = np.broadcast_to(value, mean.shape)
         far = np.abs((mean - value) / error).max()
         if far <= SIGMAS:
             raise CheckFailed(f"{label}: the control '{story}' passes the check it must fail")
@@ -511,8 +519,8 @@ def rate(
 ) -> Verdict:
     """Decide the order of a limit: ``errors ~ C * sizes**order``, as a slope with its interval.
 
-    Deterministic errors (one per size) give local slopes; their limit is extrapolated and its half-width
-    is twice the last correction. Random errors (a row of replicates per size) give a weighted fit of the
+    Deterministic errors (one per size) give local slopes: the last one counts, and its half-width is twice
+    its distance to the one before. Random errors (a row of replicates per size) give a weighted fit of the
     log of the mean, whose half-width is 5.85 standard errors.
 
     Parameters
@@ -533,7 +541,7 @@ def rate(
     """
     start = time.perf_counter()
     controls = _controls(label, refutes)
-    n, e = _array(label, sizes), _array(label, errors)
+    n, e, order = _array(label, sizes), _array(label, errors), float(_array(label, order))
     if n.ndim != 1 or n.size < 4 or not (np.diff(n) > 0).all() or n[0] <= 0 or e.shape[:1] != n.shape:
         raise CheckFailed(f"{label}: a rate needs at least four increasing sizes and an error for each")
     if n[-1] < 8 * n[0]:
@@ -557,17 +565,18 @@ def rate(
         slope = float((w * (x - centre) * y).sum() / (w * (x - centre) ** 2).sum())
         half = float(SIGMAS / math.sqrt((w * (x - centre) ** 2).sum()))
         method = f"weighted fit, {e.shape[1]} replicates a size"
-    if half > 0.25:
+    if not half <= 0.25:
         raise CheckFailed(f"{label}: slope {slope:.3f} ± {half:.3f} is too uncertain to decide anything")
-    if abs(slope - order) > half:
+    if not abs(slope - order) <= half:
         raise CheckFailed(f"{label}: slope {slope:.4f} ± {half:.4f}, claimed {order}")
     outcomes: list[dict[str, str]] = []
     seen: list[Any] = []
     for story, wrong in controls.items():
-        if not abs(slope - float(wrong)) > half:
+        wrong = float(_array(f"{label}, control '{story}'", wrong))
+        if not abs(slope - wrong) > half:
             raise CheckFailed(f"{label}: the control '{story}' passes the check it must fail")
-        _distinct(label, story, float(wrong), seen)
-        outcomes.append({"story": story, "outcome": f"claims order {float(wrong):g}"})
+        _distinct(label, story, wrong, seen)
+        outcomes.append({"story": story, "outcome": f"claims order {wrong:g}"})
     return Verdict(
         label, claim, "supported", method,
         f"slope {slope:.4f} ± {half:.1g} over sizes {n[0]:g} to {n[-1]:g}", outcomes,

@@ -293,7 +293,7 @@ def test_coordinates_have_variance_one_and_the_stated_kurtosis(law):
 
 
 def test_bad_laws_are_refused():
-    for bad in (0.9, math.nan, "3"):
+    for bad in (0.9, 1e5, math.nan, "3"):
         with pytest.raises(ValueError, match="kurtosis"):
             h.limit_k_occurrence(10, 2, bad)
     with pytest.raises(ValueError, match="law"):
@@ -322,3 +322,85 @@ def test_csls_by_hand():
     s = torch.tensor([[0.9, 0.1], [0.8, 0.7]])
     expected = [[2 * 0.9 - 0.9 - 0.9, 2 * 0.1 - 0.9 - 0.7], [2 * 0.8 - 0.8 - 0.9, 2 * 0.7 - 0.8 - 0.7]]
     torch.testing.assert_close(h.csls(s, 1), torch.tensor(expected))
+    wide = torch.tensor([[4.0, 3.0, 1.0, 0.0], [2.0, 6.0, 5.0, 0.0], [0.0, 0.0, 9.0, 1.0]])
+    rows, columns = torch.tensor([3.5, 5.5, 5.0]), torch.tensor([3.0, 4.5, 7.0, 0.5])
+    torch.testing.assert_close(h.csls(wide, 2), 2 * wide - rows[:, None] - columns)
+    with pytest.raises(ValueError, match=r"^k = 4"):
+        h.csls(wide, 4)
+
+
+def test_local_scaling_by_hand():
+    d = torch.tensor([[0.0, 1.0, 4.0], [1.0, 0.0, 2.0], [4.0, 2.0, 0.0]], dtype=torch.float64)
+    scale = torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)
+    expected = 1 - torch.exp(-(d**2) / torch.outer(scale, scale))
+    torch.testing.assert_close(h.local_scaling(d, 1), expected)
+    torch.testing.assert_close(h.local_scaling(d * 1e-200, 1), expected)
+    with pytest.raises(ValueError, match="duplicates"):
+        h.local_scaling(torch.tensor([[0.0, 0, 1], [0, 0, 1], [1, 1, 0]]), 1)
+
+
+def test_mutual_proximity_counts_only_what_is_strictly_farther():
+    d = torch.tensor([[0.0, 1, 1], [1, 0, 1], [1, 1, 0]])
+    assert torch.equal(h.mutual_proximity(d)[0, 1], torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_centring_takes_the_mean_away_and_any_shift_with_it():
+    points = torch.randn(50, 3, generator=rng(31), dtype=torch.float64)
+    torch.testing.assert_close(h.centre(points).mean(0), torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(h.centre(points + 7), h.centre(points))
+
+
+def test_centring_a_shifted_sphere_takes_its_hubs_away():
+    sphere = torch.nn.functional.normalize(torch.randn(300, 400, generator=rng(32)))
+    shifted = sphere + torch.eye(400)[0] * 2
+    plain, centred = (h.k_occurrence_of(-x @ x.T, 5) for x in (shifted, h.centre(shifted)))
+    assert h.antihub_share(plain) > 0.4
+    assert h.antihub_share(centred) < 0.05
+
+
+def test_skewness_by_hand():
+    counts = torch.tensor([0, 0, 0, 4])
+    assert h.skewness(counts) == pytest.approx(2 / 3**0.5)
+    assert h.skewness(4 - counts) == pytest.approx(-2 / 3**0.5)
+    assert h.antihub_share(counts) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("function", "bad"),
+    [
+        (h.skewness, torch.tensor([3, 3, 3])),
+        (h.skewness, torch.tensor([0.5, 1.0])),
+        (h.antihub_share, torch.tensor([], dtype=torch.int64)),
+        (h.antihub_share, torch.tensor([1.0, math.nan])),
+        (h.centre, torch.ones(3)),
+        (h.mutual_proximity, -torch.ones(3, 3)),
+        (h.mutual_proximity, torch.ones(3, 2)),
+        (lambda d: h.local_scaling(d, 1), torch.full((3, 3), math.nan)),
+        (lambda s: h.csls(s, 1), torch.full((3, 3), math.nan)),
+        (lambda s: h.csls(s, 1), torch.ones(3, 3, 3)),
+        (lambda a: h.naming_probability(a, 9, 2, 3), torch.ones(2, dtype=torch.complex64)),
+        (lambda d: h.sample_coordinates(5, 2, "laplace", generator=rng(), dtype=d), torch.float16),
+        (lambda g: h.sample_coordinates(5, 2, "laplace", generator=g), None),
+        (lambda g: h.simulate_ranking_model(5, 2, 3, 1, generator=g), None),
+    ],
+)
+def test_nonsense_is_refused_with_a_sentence(function, bad):
+    with pytest.raises(ValueError, match=r"^\w+ = .*: expected "):
+        function(bad)
+
+
+@pytest.mark.parametrize("n", [3, 50, 400])
+@pytest.mark.parametrize("kappa", [1.0, 1.8, 6.0, 1e4])
+def test_laws_hold_for_large_k_too(n, kappa):
+    places = torch.arange(n, dtype=torch.float64)
+    for k in {1, n // 2, 3 * n // 4, n - 5, n - 2, n - 1} & set(range(1, n)):
+        for limit in (h.limit_k_occurrence, h.limit_k_occurrence_fixed_k):
+            law = limit(n, k, kappa)
+            assert float(law.sum()) == pytest.approx(1, abs=1e-10)
+            assert float(law @ places) == pytest.approx(k, rel=1e-10)
+
+
+def test_laws_hold_for_many_points():
+    law = h.limit_k_occurrence(50_000, 10, 3)
+    assert float(law.sum()) == pytest.approx(1, abs=1e-9)
+    assert float(law @ torch.arange(50_000, dtype=torch.float64)) == pytest.approx(10, rel=1e-8)

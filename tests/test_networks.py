@@ -59,3 +59,16 @@ def test_impossible_networks_are_refused(sizes, copies):
 def test_a_layer_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="layers"):
         mlp(init_mlp([2, 2], 1, generator=rng()), torch.zeros(1, 1, 2), layers=2)
+
+
+@pytest.mark.parametrize("layers", [0, -1, 2.0])
+def test_layers_are_counted_from_one(layers):
+    with pytest.raises(ValueError, match="layers"):
+        mlp(init_mlp([2, 2, 2], 1, generator=rng()), torch.zeros(1, 1, 2), layers=layers)
+
+
+def test_weights_come_in_pairs():
+    weights = init_mlp([2, 2, 2], 1, generator=rng())
+    for bad in ([], weights[:3]):
+        with pytest.raises(ValueError, match="weights"):
+            mlp(bad, torch.zeros(1, 1, 2))

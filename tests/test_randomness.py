@@ -19,3 +19,16 @@ def test_streams_of_different_uses_do_not_meet():
 def test_impossible_seeds_are_refused(seed):
     with pytest.raises(ValueError, match="seed"):
         stream(seed)
+
+
+def test_many_uses_have_many_seeds():
+    seeds = {stream(5, "use", i).initial_seed() for i in range(20_000)}
+    assert len(seeds) == 20_000
+    assert max(seeds) > 2**62  # all of the range
+    stream(2**63 - 1)
+
+
+def test_a_word_and_a_number_are_different_uses_and_objects_are_none():
+    assert stream(1, "1").initial_seed() != stream(1, 1).initial_seed()
+    with pytest.raises(ValueError, match="use"):
+        stream(1, object())

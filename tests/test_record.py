@@ -2,6 +2,7 @@
 
 import json
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -30,3 +31,17 @@ def test_what_is_no_number_or_has_no_meaning_is_refused(entry):
 def test_names_are_identifiers():
     with pytest.raises(ValueError, match="identifier"):
         Record({"a b": (1, "x")})
+
+
+def test_the_table_shows_every_cell():
+    record = Record({"a": (1 / 3, 0.0123, "a < b"), "b": (7, "seven")})
+    root = ElementTree.fromstring(record._repr_mimebundle_()["text/html"])
+    assert [cell.text for cell in root.iter("td")] == ["0.333333", "0.012", "a < b", "7", None, "seven"]
+    heads = ["".join(cell.itertext()) for cell in root.iter("th")]
+    assert heads == ["name", "value", "±", "meaning", "a", "b"]
+
+
+@pytest.mark.parametrize("entry", [(1, 2, 3, "x"), (1, -2, "x"), (10**400, "x"), (np.ones(2), "x")])
+def test_odd_entries_are_refused(entry):
+    with pytest.raises(ValueError, match="bad"):
+        Record({"bad": entry})

@@ -26,3 +26,15 @@ def test_ragged_columns_are_refused(columns):
 def test_a_table_without_a_caption_is_refused():
     with pytest.raises(ValueError, match="caption"):
         Table({"a": [1]}, caption=" ")
+
+
+def test_the_text_is_aligned():
+    table = Table({"n": [1, 22], "volume": ["2", "π"], "area": [3, 4]}, caption="a<b")
+    assert str(table) == "n   volume  area\n1   2       3\n22  π       4"
+    assert "<caption>a&lt;b</caption>" in table._repr_mimebundle_()["text/html"]
+
+
+@pytest.mark.parametrize(("columns", "caption"), [({"a": "abc"}, "Shown."), ({"a": [1]}, None)])
+def test_words_are_no_columns_and_nothing_is_no_caption(columns, caption):
+    with pytest.raises(ValueError, match=r"columns|caption"):
+        Table(columns, caption=caption)

@@ -296,3 +296,68 @@ def test_a_control_that_is_right_nearly_everywhere_is_none():
     nearly = a + sp.Rational(1, 10**6)
     with pytest.raises(CheckFailed, match="passes"):
         prove("eq-a", sp.Derivative(a**2 / 2, a), a, refutes={"a little off": nearly})
+
+
+def standardised(size=400):
+    """Return replicates of mean 0 and standard error 1 exactly, so that a claim is errors away."""
+    x = RNG(3).standard_normal(size)
+    return (x - x.mean()) / x.std(ddof=1) * math.sqrt(size)
+
+
+def test_the_threshold_is_at_5_85_standard_errors():
+    x = standardised() + 100
+    support("eq-a", "m", x, 105.8, refutes={"far off": 0})
+    with pytest.raises(CheckFailed, match="standard errors from"):
+        support("eq-a", "m", x, 105.9, refutes={"far off": 0})
+    with pytest.raises(CheckFailed, match="passes"):
+        support("eq-a", "m", x, 100, refutes={"near by": 105.8})
+    support("eq-a", "m", x, 100, refutes={"just far enough": 105.9})
+
+
+def test_one_wrong_statistic_among_right_ones_is_seen():
+    x = np.stack([standardised() + 100, standardised() + 100], 1)
+    with pytest.raises(CheckFailed, match="standard errors from"):
+        support("eq-a", "m", x, [100, 120], refutes={"far off": 0})
+    with pytest.raises(CheckFailed, match="no spread"):
+        support("eq-a", "m", np.stack([standardised(), np.zeros(400)], 1), [0, 0], refutes={"far off": 90})
+    with pytest.raises(CheckFailed, match="shape"):
+        support("eq-a", "m", x, [100, 100], refutes={"of another shape": np.zeros((2, 1))})
+
+
+def test_the_gap_is_relative_and_small():
+    a = sp.symbols("a", positive=True)
+    with pytest.raises(CheckFailed, match="numbers differ"):
+        prove("eq-a", a + a / 10**6, a, by=lambda e: sp.Integer(0), refutes={"twice as much": 2 * a})
+    with pytest.raises(CheckFailed, match="numbers differ"):
+        prove(
+            "eq-a", a / 10**20, 2 * a / 10**20, by=lambda e: sp.Integer(0), refutes={"twice as much": 2 * a}
+        )
+    prove("eq-a", sp.Derivative(a**2 / 2, a), a, refutes={"right at one only": a**2})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "errors", "order", "wrong", "why"),
+    [
+        ([10, 20, 40, 80], [0.1, 0.05, 0.025, 0.0125], math.nan, -0.5, "finite"),
+        ([10, 20, 40, 80], [0.1, 0.05, 0.025, 0.0125], -1, math.inf, "finite"),
+        ([10, 20, 40, 80], [0.1, 0.05, 0.02, 0.001], -4, -9, "too uncertain"),
+        ([0, 20, 40, 80], [0.1, 0.05, 0.025, 0.0125], -1, -2, "increasing"),
+        ([10, 10, 40, 80], [0.1, 0.1, 0.025, 0.0125], -1, -2, "increasing"),
+        ([10, 20, 40, 80], np.ones((4, 20)), 0, -2, "too few"),
+        ([10, 20, 40, 80], np.ones((4, 40)), 0, -2, "slope"),
+    ],
+)
+def test_rate_says_why_it_refuses(sizes, errors, order, wrong, why):
+    with np.errstate(all="ignore"), pytest.raises(CheckFailed, match=why):
+        rate("eq-a", "order", sizes, errors, order, refutes={"a wrong order": wrong})
+
+
+def test_empty_values_and_odd_domains_decide_nothing():
+    with pytest.raises(CheckFailed, match="empty value"):
+        compute("eq-a", "c", lambda k: [], lambda k: [], over=range(3), refutes={"one more": lambda k: [1]})
+    a, b = sp.symbols("a b", positive=True)
+    for domain in ({a: (3, 1)}, {b: (1, 3)}):
+        with pytest.raises(CheckFailed, match="domain"):
+            prove("eq-a", sp.Derivative(a**2 / 2, a), a, domain=domain, refutes={"twice as much": 2 * a})
+    with pytest.raises(CheckFailed, match="evaluates to"):
+        prove("eq-a", a + sp.Limit(1 / b, b, 0, "+-"), a, refutes={"twice as much": 2 * a})
