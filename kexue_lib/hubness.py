@@ -5,7 +5,11 @@ The count ``N_k(i)`` says how many of the other points have point ``i`` among th
 """
 
 import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import mpmath
 import numba
@@ -19,7 +23,15 @@ from kexue_lib.arguments import integer, one_of, real, refuse
 #: Fourth moment of each coordinate law of `sample_coordinates`, all of mean 0 and variance 1.
 KURTOSIS = {"sign": 1.0, "uniform": 9 / 5, "gaussian": 3.0, "laplace": 6.0}
 
-_TILE, _EXTRA = 512, 4
+_TILE, _EXTRA, _LONGEST = 512, 4, 256
+_Array = np.ndarray[Any, Any]
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no folder to keep the machine code in
+        return numba.njit(nogil=True)(function)
 
 
 # -- the ball ----------------------------------------------------------------------------------
@@ -38,7 +50,7 @@ def log_unit_ball_volume(dim: float | Tensor) -> float | Tensor:
 
     Returns
     -------
-    float or float64 tensor of the same shape.
+    float or float64 tensor of the same shape, without a gradient.
 
     Raises
     ------
@@ -55,38 +67,54 @@ def log_unit_ball_volume(dim: float | Tensor) -> float | Tensor:
         return float(_log_volume(d))
     if dim.dtype == torch.bool or dim.is_complex():
         raise refuse("dim", dim.dtype, "a real tensor")
-    d = dim.to(torch.float64)
-    if not bool((torch.isfinite(d) & (d >= 0)).all()):
+    d = dim.detach().to(torch.float64)
+    if d.numel() and not 0 <= float(d.min()) <= float(d.max()) < math.inf:
         raise refuse("dim", dim, "finite values >= 0")
     return _log_volume(d)
 
 
 def _log_volume(d: Tensor) -> Tensor:
-    root, tail, near_root, near_zero = _volume_series()
-    value = d / 2 * math.log(math.pi) - torch.lgamma(d / 2 + 1)
-    offset = (d - root) - tail
-    for here, coefficients, x in ((offset.abs() < 1.5, near_root, offset), (d < 0.5, near_zero, d)):
-        if bool(here.any()):
-            value[here] = _horner(coefficients, x[here])
-    return value
+    values = _log_volumes(d.cpu().numpy().ravel(), *_volume_series())
+    return torch.from_numpy(values).view(d.shape).to(d.device)
 
 
-def _horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    value = torch.zeros_like(x)
-    for c in reversed(coefficients):
+@_compiled
+def _log_volumes(dims, root, tail, near_root, near_zero):  # type: ignore[no-untyped-def]
+    result = np.empty(dims.size)
+    log_pi = math.log(math.pi)
+    for i in range(dims.size):
+        d = dims[i]
+        half, offset = d / 2, (d - root) - tail
+        if abs(offset) < 2:
+            result[i] = _horner(near_root, offset)
+        elif d < 0.5:
+            result[i] = _horner(near_zero, d)
+        elif d < 100:
+            result[i] = half * log_pi - math.lgamma(half + 1)
+        else:  # Stirling: here the first term left out is below 1e-15
+            rest = (1 / 12 - (1 / 360 - 1 / (1260 * half**2)) / half**2) / half
+            log_half = math.log(half)
+            result[i] = half * (1 + log_pi - log_half) - (math.log(2.0) + log_pi + log_half) / 2 - rest
+    return result
+
+
+@_compiled
+def _horner(coefficients, x):  # type: ignore[no-untyped-def]
+    value = 0.0
+    for c in coefficients[::-1]:
         value = (value + c) * x  # no constant term: both expansions start at a zero of the logarithm
     return value
 
 
 @cache
-def _volume_series() -> tuple[float, float, tuple[float, ...], tuple[float, ...]]:
+def _volume_series() -> tuple[float, float, _Array, _Array]:
     with mpmath.workdps(40):
         half_log_pi = mpmath.log(mpmath.pi) / 2
         root = mpmath.findroot(lambda d: half_log_pi * d - mpmath.loggamma(d / 2 + 1), mpmath.mpf("12.764"))
 
-        def series(at: mpmath.mpf, terms: int) -> tuple[float, ...]:
+        def series(at: mpmath.mpf, terms: int) -> _Array:
             slopes = [-mpmath.psi(j - 1, at / 2 + 1) / mpmath.factorial(j) / 2**j for j in range(1, terms)]
-            return tuple(float(c + (half_log_pi if j == 0 else 0)) for j, c in enumerate(slopes))
+            return np.array([float(c + (half_log_pi if j == 0 else 0)) for j, c in enumerate(slopes)])
 
         return float(root), float(root - mpmath.mpf(float(root))), series(root, 20), series(mpmath.mpf(0), 30)
 
@@ -97,9 +125,10 @@ def _volume_series() -> tuple[float, float, tuple[float, ...], tuple[float, ...]
 def k_occurrence(points: Tensor, k: int) -> Tensor:
     """Count, for every point, how many others have it among their k nearest (def-k-occurrence).
 
-    The counts are exact: they equal those of the float64 distances ``sum((x_i - x_j)**2)`` with ties
-    broken by the smaller index. Most distances are only computed in float32; wherever a rigorous bound
-    on the rounding error leaves a neighbour in doubt, float64 decides. Memory is O(n k + n d).
+    The counts are exact: they equal those of the float64 distances ``sum((x_i - x_j)**2)``, summed in
+    the order of the coordinates, with ties broken by the smaller index. Most distances are only computed
+    in float32; wherever a rigorous bound on the rounding error leaves a neighbour in doubt, float64
+    decides. Memory is O(n k + n d). On a CPU `torch.get_num_threads` threads share the work.
 
     Parameters
     ----------
@@ -126,20 +155,19 @@ def nearest(points: Tensor, k: int) -> Tensor:
     Parameters, exactness and errors are those of `k_occurrence`.
     """
     _check_points("points", points)
-    n, d = points.shape
+    n = points.shape[0]
     k = integer("k", k, 1, n - 1)
-    largest = float(points.abs().amax())
-    scale = 2.0 ** -math.frexp(largest)[1] if largest else 1.0
-    x = points.to(torch.float64) * scale  # a power of two: exact, and keeps squares in range
-    centred = x - x.mean(0)
+    x = points.detach().to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    x *= _power_of_two(x, 500)  # exact, and no square leaves the range of float64
+    # Distances do not feel the centre, rounding does. A median stays with the crowd when one point is far.
+    centred = x - x[:: -(-n // 1000)].median(0).values
+    centred *= _power_of_two(centred, 40)
     norms = centred.norm(dim=1)
-    # |fl(x.y) - x.y| <= d u |x||y| in any order of summation, and a few roundings besides.
-    margin = 1.01 * (d / 2 + 8) * 2.0**-24 * (norms + norms.max()) ** 2 + 1e-30
-    low = centred.to(torch.float32)
-    keep = min(k + _EXTRA, n - 1)
-    found = _candidates_cpu(low, keep) if points.device.type == "cpu" else _candidates(low, keep)
-    distances, indices = (t.cpu().numpy() for t in found)
-    rows = _settle(x.cpu().numpy(), distances, indices, margin.cpu().numpy(), k)
+    low = centred if _products_are_coarse(centred) else centred.float()
+    by_tiles = points.device.type == "cpu" and k <= _LONGEST
+    search = _candidates_cpu if by_tiles else _candidates
+    best, index = search(low, (norms**2).float(), min(k + _EXTRA, n - 1))
+    rows = _settle(x.cpu().numpy(), norms.cpu().numpy(), best.cpu().numpy(), index.cpu().numpy(), k)
     return torch.from_numpy(rows).to(points.device)
 
 
@@ -149,101 +177,176 @@ def _check_points(name: str, points: Tensor) -> None:
         raise refuse(name, kind, "a float32 or float64 tensor")
     if points.ndim != 2 or points.shape[0] < 2 or points.shape[1] < 1:
         raise refuse(name, tuple(points.shape), "shape (n, d) with n >= 2 and d >= 1")
-    if not bool(torch.isfinite(points).all()):
+    if not all(math.isfinite(extreme) for extreme in torch.aminmax(points.detach())):
         raise refuse(name, "NaN or infinity", "finite coordinates")
 
 
-def _candidates_cpu(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """Return the `keep` smallest float32 distances per row; each tile serves its rows and its columns."""
+def _power_of_two(x: Tensor, exponent: int) -> float:
+    """Return the power of two that brings the largest absolute value just below ``2**exponent``."""
+    largest = max(abs(float(extreme)) for extreme in torch.aminmax(x))
+    return 2.0 ** min(exponent - math.frexp(largest)[1], 1000)
+
+
+def _products_are_coarse(x: Tensor) -> bool:
+    """Say whether float32 products keep fewer than 24 bits here and now (TF32, bfloat16, autocast)."""
+    probe = torch.zeros_like(x[:_TILE], dtype=torch.float32)
+    probe[:, 0] = torch.linspace(1, 2, len(probe), device=x.device)
+    return not torch.equal(torch.mm(probe, probe.T), probe[:, :1] * probe[:, 0])
+
+
+@contextmanager
+def _workers(useful: int) -> Iterator[Callable[..., Any]]:
+    """Lend `share(function, jobs)`: it calls the function on parts of the list, one in each thread."""
+    allowed = torch.get_num_threads()
+    threads = min(allowed, useful)
+    if threads < 2:
+        yield lambda function, jobs: function(jobs)
+        return
+    try:  # a worker sets torch to one thread for itself, but by that also for threads born later
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield lambda function, jobs: list(pool.map(function, [jobs[t::threads] for t in range(threads)]))
+    finally:
+        torch.set_num_threads(allowed)
+
+
+def _candidates_cpu(x: Tensor, squares: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """Return the `keep` smallest float32 distances per row; each tile serves its rows and its columns.
+
+    The blocks of points meet like the players of a tournament: nobody plays twice in a round, so that
+    threads never write to the same rows, and in the end each has met each, itself included.
+    """
     n = x.shape[0]
-    squares = (x.double() ** 2).sum(1).float()
+    blocks = -(-n // _TILE)
     best = np.full((n, keep), np.inf, np.float32)
-    index = np.full((n, keep), -1, np.int64)
-    for a in range(0, n, _TILE):
-        rows = x[a : a + _TILE]
-        for b in range(a, n, _TILE):
-            columns = x[b : b + _TILE]
-            tile = torch.addmm(squares[a : a + _TILE, None], rows, columns.T, alpha=-2)
-            tile += squares[b : b + _TILE]
-            _push(tile.numpy(), a, b, best, index)
+    index = np.full((n, keep), -1, np.int32)
+
+    def meet(pairs: list[tuple[int, int]]) -> None:
+        memory = x.new_empty(_TILE**2)
+        for a, b in pairs:
+            rows, columns = x[a * _TILE : (a + 1) * _TILE], x[b * _TILE : (b + 1) * _TILE]
+            tile = memory[: len(rows) * len(columns)].view(len(rows), len(columns))
+            torch.mm(rows, columns.T, out=tile)
+            _push(tile.numpy(), a * _TILE, b * _TILE, squares.numpy(), best, index)
+
+    with _workers(blocks // 2) as share:
+        for game in range(blocks):
+            share(meet, [(i, (game - i) % blocks) for i in range(blocks) if i <= (game - i) % blocks])
     return torch.from_numpy(best), torch.from_numpy(index)
 
 
-def _candidates(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+def _candidates(x: Tensor, squares: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """Do the same in plain torch, for any device: one block of rows against all points at a time."""
-    n = x.shape[0]
-    squares = (x.double() ** 2).sum(1).float()
     best, index = [], []
-    for a in range(0, n, _TILE):
-        rows = x[a : a + _TILE]
-        block = torch.addmm(squares[None], rows, x.T, alpha=-2) + squares[a : a + _TILE, None]
-        own = torch.arange(rows.shape[0], device=x.device)
-        block[own, own + a] = torch.inf
+    for rows in torch.split(torch.arange(x.shape[0], device=x.device), _TILE):
+        block = torch.mm(x[rows], x.T).mul_(-2).add_(squares).add_(squares[rows, None])
+        block[rows - rows[0], rows] = torch.inf
         values, where = block.topk(keep, largest=False)
-        best.append(values)
-        index.append(where)
+        best.append(values.float())
+        index.append(where.int())
     return torch.cat(best), torch.cat(index)
 
 
-@numba.njit(cache=True, nogil=True)
-def _push(tile, row0, column0, best, index):  # type: ignore[no-untyped-def]
-    """Insert every entry that beats its row's (or column's) current worst candidate."""
+def _settle(x: _Array, norms: _Array, best: _Array, index: _Array, k: int) -> _Array:
+    """Turn candidates into exact neighbours, rows sorted: float64 wherever rounding leaves a doubt."""
+    n, keep = best.shape
+    rivals = _rivals(norms, best, index, x.shape[1], k)
+    rows = np.sort(index[:, :k].astype(np.int64))
+    few = np.flatnonzero((k < rivals) & (rivals < keep))
+    listed = np.sort(index[few])
+    distances = sum((x[few, c, None] - x[listed, c]) ** 2 for c in range(x.shape[1]))
+    rows[few] = np.take_along_axis(listed, _smallest(distances, k), 1)
+    many = np.flatnonzero((k < rivals) & (rivals == keep))  # perhaps also of points that were not kept
+    columns = x.T.copy() if many.size else x.T
+
+    def search(blocks: list[_Array]) -> None:
+        for block in blocks:
+            rows[block] = _smallest(_distances(columns, block), k)
+
+    blocks = np.array_split(many, -(-many.size * n // 2**16) or 1)
+    with _workers(len(blocks)) as share:
+        share(search, blocks)
+    return rows
+
+
+def _rivals(norms: _Array, best: _Array, index: _Array, d: int, k: int) -> _Array:
+    """Count in each row the candidates that rounding leaves in play; if k, they are the neighbours.
+
+    Let S = |x_i| + |x_j| and u = 2**-24. Summed in any order, twice an inner product is wrong by at most
+    d u / (1 - d u) S^2 / 2. Rounding the coordinates adds u S^2, rounding the squared norms u S^2, either
+    addition u S^2. Four more u S^2 are ample for the squares of u and for all of float64, the last term of
+    `error` for underflow, as the largest coordinate is near 2^40. So k points lie within `farthest`, the
+    neighbours too; their norm is at most |x_i| + sqrt(farthest), their float32 distance at most `limit`.
+    """
+    u = 2.0**-24
+
+    def error(s: _Array) -> _Array:
+        return (d / 2 + 8) * u / max(1 - d * u, u) * s**2 + d * 2.0**-120
+
+    own = norms[:, None]
+    farthest = (best[:, :k] + error(own + norms[index[:, :k]])).max(1, keepdims=True)
+    limit = farthest + 1.01 * error(2 * own + np.sqrt(farthest))
+    return np.asarray(np.count_nonzero(best <= limit, axis=1))
+
+
+def _smallest(distances: _Array, k: int) -> _Array:
+    """Return where the k smallest of each row stand, in order of place; among equals the first."""
+    kth = torch.from_numpy(distances).topk(k, largest=False).values.numpy()[:, -1:]
+    nearer, level = distances < kth, distances == kth
+    chosen = nearer | (level & (level.cumsum(1) <= k - nearer.sum(1, keepdims=True)))
+    return np.asarray(np.flatnonzero(chosen).reshape(-1, k) % distances.shape[1])
+
+
+@_compiled
+def _push(tile, row0, column0, squares, best, index):  # type: ignore[no-untyped-def]
+    """Turn inner products into distances and insert all that beat their row's or their column's worst."""
+    height, width = tile.shape
     last = best.shape[1] - 1
-    diagonal = row0 == column0
-    for r in range(tile.shape[0]):
+    of_columns = squares[column0 : column0 + width]
+    worst = best[column0 : column0 + width, last].copy()
+    marks = np.zeros(-(-width // 8) * 8, np.uint8)
+    eights = marks.view(np.uint64)
+    for r in range(height):
         i = row0 + r
-        worst = best[i, last]
-        for c in range(tile.shape[1]):
-            value = tile[r, c]
-            j = column0 + c
-            if value < worst and i != j:
-                p = last
-                while p > 0 and best[i, p - 1] > value:
-                    best[i, p] = best[i, p - 1]
-                    index[i, p] = index[i, p - 1]
-                    p -= 1
-                best[i, p] = value
-                index[i, p] = j
-                worst = best[i, last]
-            if not diagonal and value < best[j, last]:
-                p = last
-                while p > 0 and best[j, p - 1] > value:
-                    best[j, p] = best[j, p - 1]
-                    index[j, p] = index[j, p - 1]
-                    p -= 1
-                best[j, p] = value
-                index[j, p] = i
+        # Mark what matters without a branch, then look at the marks by eights: few are set.
+        limit = best[i, last]
+        for c in range(width):
+            value = squares[i] + (of_columns[c] - (tile[r, c] + tile[r, c]))
+            marks[c] = (value < limit) | (value < worst[c])
+        if row0 == column0:
+            marks[: r + 1] = 0  # each pair once, and nobody with itself
+        for e in range(eights.size):
+            if eights[e] != 0:
+                for c in range(8 * e, min(8 * e + 8, width)):
+                    value = squares[i] + (of_columns[c] - (tile[r, c] + tile[r, c]))
+                    if marks[c] and value < best[i, last]:
+                        _insert(best, index, i, value, column0 + c)
+                    if marks[c] and value < worst[c]:
+                        _insert(best, index, column0 + c, value, i)
+                        worst[c] = best[column0 + c, last]
 
 
-@numba.njit(cache=True)
-def _distance(x, i, j):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for c in range(x.shape[1]):
-        total += (x[i, c] - x[j, c]) ** 2
-    return total
+@_compiled
+def _insert(best, index, i, value, j):  # type: ignore[no-untyped-def]
+    p = best.shape[1] - 1
+    while p > 0 and best[i, p - 1] > value:
+        best[i, p] = best[i, p - 1]
+        index[i, p] = index[i, p - 1]
+        p -= 1
+    best[i, p] = value
+    index[i, p] = j
 
 
-@numba.njit(cache=True)
-def _settle(x, distances, indices, margin, k):  # type: ignore[no-untyped-def]
-    """Turn candidates into exact neighbours: float64 wherever the margin leaves a doubt."""
-    n, keep = distances.shape
-    result = np.empty((n, k), np.int64)
-    for i in range(n):
-        limit = distances[i, k - 1] + 2 * margin[i]
-        if k < keep and distances[i, k] > limit:
-            result[i] = np.sort(indices[i, :k])
-            continue
-        if keep < n - 1 and distances[i, keep - 1] <= limit:  # more rivals than were kept
-            rivals = np.empty(n - 1, np.int64)
-            rivals[:i] = np.arange(i)
-            rivals[i:] = np.arange(i + 1, n)
-        else:
-            rivals = np.sort(indices[i])
-        exact = np.empty(rivals.size)
-        for r in range(rivals.size):
-            exact[r] = _distance(x, i, rivals[r])
-        order = np.argsort(exact, kind="mergesort")  # stable: equal distances stay in order of index
-        result[i] = np.sort(rivals[order[:k]])
+@_compiled
+def _distances(columns, queries):  # type: ignore[no-untyped-def]
+    """Return the exact distances from some points to all; from a point to itself infinity."""
+    d, n = columns.shape
+    result = np.zeros((queries.size, n))
+    for q in range(queries.size):
+        for c in range(d):
+            own = columns[c, queries[q]]
+            for j in range(n):
+                result[q, j] += (columns[c, j] - own) ** 2
+        result[q, queries[q]] = np.inf
     return result
 
 

@@ -1,6 +1,11 @@
 """Mathematics of the hubness module: exact values, independent oracles, invariants."""
 
 import math
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import get_ident
 
 import mpmath
 import numpy as np
@@ -17,16 +22,13 @@ def rng(seed=0):
 
 
 def reference(points, k):
-    """Count with plain Python integers or floats: no matrix, no rounding trick, ties by index."""
-    rows = points.double().tolist()
-    counts = [0] * len(rows)
-    for j, y in enumerate(rows):
-        far = [
-            (sum((a - b) ** 2 for a, b in zip(x, y, strict=True)), i) for i, x in enumerate(rows) if i != j
-        ]
-        for _, i in sorted(far)[:k]:
-            counts[i] += 1
-    return counts
+    """Neighbours by the definition: float64, coordinate after coordinate, equal distances by index."""
+    x = points.detach().double().numpy()
+    distances = np.zeros((len(x), len(x)))
+    for c in range(x.shape[1]):
+        distances += (x[:, None, c] - x[None, :, c]) ** 2
+    np.fill_diagonal(distances, np.inf)
+    return np.sort(distances.argsort(1, kind="stable")[:, :k])
 
 
 # -- volume --------------------------------------------------------------------------------------
@@ -70,6 +72,23 @@ def test_log_volume_of_random_real_dimensions_and_of_tensors():
         assert abs(float(value) - exact) <= 1e-14 * abs(exact)
 
 
+def test_log_volume_around_its_zero_and_around_the_changes_of_method():
+    for middle in (0.5, 10.764, 12.764, 14.764, 100.0):
+        dims = middle + (torch.rand(100, generator=rng(1), dtype=torch.float64) - 0.5) / 4
+        for dim, value in zip(dims.tolist(), h.log_unit_ball_volume(dims).tolist(), strict=True):
+            exact = exact_log_volume(dim)
+            assert abs(value - exact) <= 1e-14 * abs(exact)
+
+
+def test_log_volume_keeps_shape_and_takes_any_real_tensor():
+    assert h.log_unit_ball_volume(torch.empty(0, 3)).shape == (0, 3)
+    assert h.log_unit_ball_volume(torch.tensor(2, dtype=torch.int32)).shape == ()
+    grid = torch.arange(12.0, requires_grad=True).reshape(3, 4).T
+    values = h.log_unit_ball_volume(grid)
+    assert (values.shape, values.dtype, values.requires_grad) == ((4, 3), torch.float64, False)
+    assert float(values[1, 2]) == h.log_unit_ball_volume(9.0)
+
+
 def test_known_volumes_and_recurrence():
     for dim, volume in {1: 2, 2: math.pi, 3: 4 * math.pi / 3, 4: math.pi**2 / 2}.items():
         assert math.exp(h.log_unit_ball_volume(dim)) == pytest.approx(volume, rel=1e-14)
@@ -88,22 +107,67 @@ def test_log_volume_refuses(dim):
 
 # -- counts --------------------------------------------------------------------------------------
 
+CROWD = torch.randn(300, 5, generator=rng(1))
+
+
+def replaced(point, value):
+    return torch.cat([CROWD[:point], torch.full((1, 5), value), CROWD[point + 1 :]])
+
+
+def either(shape, first, second):
+    return torch.where(torch.rand(shape, generator=rng(4)) < 0.5, first, second)
+
+
 CLOUDS = {
-    "generic": torch.randn(120, 7, generator=rng(1)),
-    "double": torch.randn(90, 3, generator=rng(2), dtype=torch.float64),
-    "far from the origin": torch.randn(150, 4, generator=rng(3)) + 1e4,
-    "random signs": torch.randint(0, 2, (100, 6), generator=rng(4)).float() * 2 - 1,
-    "all the same": torch.ones(40, 3),
+    "generic": CROWD,
+    "double": torch.randn(290, 9, generator=rng(2), dtype=torch.float64),
+    "over two tiles": torch.randn(700, 3, generator=rng(2)),
+    "far from the origin": CROWD * 1e-3 + 1e6,
+    "far from the origin, double": CROWD.double() * 1e-9 + 1e6,
+    "two clusters far apart": torch.cat([CROWD[:150] * 1e-3 + 1e6, CROWD[150:] * 1e-3 - 1e6]),
+    "one far outlier": replaced(3, 1e6),
+    "one very far outlier": replaced(0, 3e38),
+    "every scale": CROWD * 10 ** (8 * torch.randn(300, 1, generator=rng(3))),
+    "a scale for each column": CROWD * torch.tensor([1e-20, 1e-10, 1.0, 1e5, 1e15]),
+    "constant columns": torch.cat([torch.full((300, 1), 1e30), CROWD, torch.full((300, 1), -7.0)], 1),
+    "every point twice": CROWD[:150].repeat(2, 1),
+    "random signs": either((400, 20), torch.tensor(1.0), torch.tensor(-1.0)),
+    "few random signs": either((400, 3), torch.tensor(1.0), torch.tensor(-1.0)),
+    "signs of zero": either((100, 3), torch.tensor(0.0), torch.tensor(-0.0)),
+    "one ulp apart": either((200, 4), CROWD[:1, :4], torch.nextafter(CROWD[:1, :4], torch.tensor(9.0))),
+    "a lattice with rounding": torch.randint(0, 4, (300, 3), generator=rng(5)) * 0.1,
+    "near the largest float": CROWD.clamp(-3, 3) * 1e38,
+    "near the smallest normal float": CROWD * 1e-38,
+    "subnormal": CROWD * 1e-42,
+    "huge doubles": CROWD.double() * 1e200,
+    "tiny doubles": CROWD.double() * 1e-200,
+    "all the same": torch.ones(140, 3),
+    "one dimension": torch.rand(280, 1, generator=rng(5)),
+    "many dimensions": torch.randn(40, 5000, generator=rng(6)),
     "two points": torch.tensor([[0.0], [1.0]]),
-    "one dimension": torch.rand(80, 1, generator=rng(5)),
+    "two equal points": torch.ones(2, 3),
+    "columns first": torch.randn(5, 300, generator=rng(7)).T,
+    "every other one": torch.randn(600, 10, generator=rng(8))[::2, 1::2],
+    "with a gradient": CROWD.clone().requires_grad_(),
 }
+SCALED = {"huge doubles": 1e-200, "tiny doubles": 1e200}  # where the definition itself leaves the range
 
 
+@pytest.mark.parametrize("route", ["tiles", "plain torch", "coarse products"])
 @pytest.mark.parametrize("name", CLOUDS)
-def test_counts_equal_the_definition(name):
+def test_neighbours_equal_the_definition(name, route, monkeypatch):
+    if route == "plain torch":  # the route of other devices
+        monkeypatch.setattr(h, "_candidates_cpu", h._candidates)
+    elif route == "coarse products":
+        monkeypatch.setattr(h, "_products_are_coarse", lambda x: True)
     points = CLOUDS[name]
-    for k in {1, min(5, len(points) - 1), len(points) - 1}:
-        assert h.k_occurrence(points, k).tolist() == reference(points, k)
+    n = len(points)
+    for k in sorted({1, min(10, n - 1), max(1, n - 6), max(1, n - 2), n - 1}):
+        found = h.nearest(points, k)
+        expected = reference(points * SCALED.get(name, 1), k)
+        assert np.array_equal(found.numpy(), expected)
+        assert found.dtype == torch.int64
+        assert torch.equal(h.k_occurrence(points, k), torch.bincount(found.flatten(), minlength=n))
 
 
 @settings(max_examples=40, deadline=None)
@@ -112,21 +176,166 @@ def test_counts_on_small_grids_where_ties_abound(n, d, data):
     rows = data.draw(st.lists(st.lists(st.integers(-2, 2), min_size=d, max_size=d), min_size=n, max_size=n))
     k = data.draw(st.integers(1, n - 1))
     points = torch.tensor(rows, dtype=torch.float32)
-    assert h.k_occurrence(points, k).tolist() == reference(points, k)
+    assert np.array_equal(h.nearest(points, k).numpy(), reference(points, k))
 
 
-@pytest.mark.parametrize("n", [511, 512, 513, 1025])
-def test_counts_across_tile_borders(n):
-    points = torch.randn(n, 3, generator=rng(n), dtype=torch.float32)
-    distances = (points.double()[:, None] - points.double()[None]).square().sum(-1)
-    assert torch.equal(h.k_occurrence(points, 4), h.k_occurrence_of(distances, 4))
+@pytest.mark.parametrize("n", [511, 512, 513, 1024, 1025])
+def test_neighbours_across_tile_borders(n):
+    points = torch.randn(n, 3, generator=rng(n))
+    for k in (1, 4, 300):
+        assert np.array_equal(h.nearest(points, k).numpy(), reference(points, k))
 
 
-def test_the_route_of_other_devices_gives_the_same_candidates():
-    points = torch.randn(700, 5, generator=rng())
-    a, b = h._candidates_cpu(points, 9), h._candidates(points, 9)
-    torch.testing.assert_close(a[0], b[0], rtol=1e-4, atol=1e-4)
-    assert (a[1].sort(1).values != b[1].sort(1).values).any(1).double().mean() < 0.01
+def products_of(rounded):
+    """Return a stand-in for torch.mm that sees its float32 factors through `rounded`."""
+
+    def mm(a, b, out=None):
+        same = a if a.dtype == torch.float64 else rounded(a), b if b.dtype == torch.float64 else rounded(b)
+        return torch.matmul(*same, out=out)
+
+    return mm
+
+
+COARSE = {
+    "TF32": lambda x: (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32),
+    "bfloat16": lambda x: x.bfloat16().float(),
+    "two bfloat16": lambda x: (high := x.bfloat16().float()) + (x - high).bfloat16().float(),
+}
+
+
+@pytest.mark.parametrize("kind", COARSE)
+@pytest.mark.parametrize("route", ["_candidates_cpu", "_candidates"])
+def test_coarse_matrix_products_are_noticed_and_avoided(kind, route, monkeypatch):
+    points = torch.randn(600, 4, generator=rng(9)) / 300
+    points[::2] += 1  # large norms, small distances: coarse products err
+    expected = reference(points, 10)
+    monkeypatch.setattr(h, "_candidates_cpu", getattr(h, route))
+    monkeypatch.setattr(torch, "mm", products_of(COARSE[kind]))
+    assert h._products_are_coarse(points)
+    assert np.array_equal(h.nearest(points, 10).numpy(), expected)
+    monkeypatch.setattr(h, "_products_are_coarse", lambda x: False)
+    with np.errstate(invalid="ignore"):
+        assert not np.array_equal(h.nearest(points, 10).numpy(), expected)
+
+
+def test_full_matrix_products_are_not_called_coarse():
+    for n, d in ((2, 1), (40, 3), (700, 257)):
+        assert not h._products_are_coarse(torch.randn(n, d, generator=rng()).double())
+
+
+@pytest.mark.parametrize("route", ["_candidates_cpu", "_candidates"])
+def test_the_worst_rounding_that_float32_allows_changes_nothing(route, monkeypatch):
+    d, unit = 64, 2.0**-24
+    points = torch.randn(512, d, generator=rng(10), dtype=torch.float64) * 1e-3
+    points[::2] += 1 / d**0.5
+    expected = reference(points, 10)
+    wrong = {}
+    monkeypatch.setattr(h, "_candidates_cpu", getattr(h, route))
+    for size in (1, 40):  # in units of the bound d u |x||y|
+
+        def mm(a, b, out=None, size=size):
+            a, b = a.double(), b.double()
+            signs = torch.randint(0, 2, (len(a), b.shape[1]), generator=rng(11)) * 2 - 1
+            noisy = a @ b + size * d * unit * signs * a.norm(dim=1)[:, None] * b.norm(dim=0)
+            return noisy.float() if out is None else out.copy_(noisy)
+
+        monkeypatch.setattr(h, "_products_are_coarse", lambda x: False)
+        monkeypatch.setattr(torch, "mm", mm)
+        with np.errstate(invalid="ignore"):
+            wrong[size] = int((h.nearest(points, 10).numpy() != expected).any(1).sum())
+    assert wrong[1] == 0
+    assert wrong[40] > 50  # so the noise mattered
+
+
+def test_autocast_inference_and_defaults_of_the_reader_do_not_matter():
+    points = CROWD
+    expected = h.nearest(points, 7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(h.nearest(points, 7), expected)
+    with torch.inference_mode():
+        assert torch.equal(h.nearest(points.clone(), 7), expected)
+    with torch.device("meta"):
+        assert torch.equal(h.nearest(points, 7), expected)
+    before = points.clone()
+    h.nearest(points, 7)
+    assert torch.equal(points, before)
+    doubles = points.double()
+    h.nearest(doubles, 7)
+    assert torch.equal(doubles, before.double())
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def threads_of_a_new_thread():
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+def test_threads_share_the_work_and_leave_the_setting_alone(threads, monkeypatch):
+    points = torch.randn(2300, 3, generator=rng(12))
+    signs = either((2300, 12), torch.tensor(1.0), torch.tensor(-1.0))
+    expected = h.nearest(points, 6), h.nearest(signs, 6)
+    for number in (1, 2, 3):
+        threads(number)
+        used, push = set(), h._push
+        monkeypatch.setattr(h, "_push", lambda *a, push=push, used=used: used.add(get_ident()) or push(*a))
+        assert torch.equal(h.nearest(points, 6), expected[0])
+        monkeypatch.undo()
+        assert len(used) <= number
+        assert (get_ident() in used) == (number == 1)
+        assert torch.equal(h.nearest(signs, 6), expected[1])
+        assert torch.get_num_threads() == threads_of_a_new_thread() == number
+
+
+def test_a_failure_in_a_thread_is_raised_and_leaves_the_setting_alone(threads, monkeypatch):
+    threads(2)
+    monkeypatch.setattr(h, "_push", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        h.nearest(torch.randn(2300, 3, generator=rng()), 6)
+    assert torch.get_num_threads() == threads_of_a_new_thread() == 2
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5, 8])
+def test_blocks_meet_once_and_never_play_twice_in_a_round(blocks, monkeypatch):
+    rounds = []
+
+    @contextmanager
+    def workers(useful):
+        yield lambda function, jobs: rounds.append(jobs)
+
+    monkeypatch.setattr(h, "_workers", workers)
+    h._candidates_cpu(torch.zeros(512 * blocks - 100, 1), torch.zeros(512 * blocks - 100), 3)
+    for games in rounds:
+        players = [player for a, b in games for player in {a, b}]
+        assert sorted(players) == list(range(blocks))
+    met = sorted(tuple(sorted(game)) for games in rounds for game in games)
+    assert met == [(a, b) for a in range(blocks) for b in range(a, blocks)]
+
+
+def test_doubt_is_rare_on_ordinary_data(monkeypatch):
+    seen = []
+    rivals = h._rivals
+    monkeypatch.setattr(h, "_rivals", lambda *a: seen.append(rivals(*a)) or seen[-1])
+    far = torch.randn(1500, 32, generator=rng(13))
+    far[7] *= 1e20  # neither an outlier nor a common offset may bring the others into doubt
+    for points in (torch.randn(1500, 128, generator=rng(13)), far, far[8:] + 100):
+        h.nearest(points, 10)
+        assert (seen[-1] > 10).mean() < 0.02
+
+
+def test_machine_code_is_not_kept_where_no_folder_can_be_written(monkeypatch):
+    def njit(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(h.numba, "njit", njit)
+    assert h._compiled(math.sqrt) is math.sqrt
 
 
 def test_counts_agree_with_peers():
@@ -175,12 +384,23 @@ def test_counts_refuse(points, k):
         h.k_occurrence(points, k)
 
 
-def test_memory_stays_far_below_the_matrix(monkeypatch):
-    seen = []
-    addmm = torch.addmm
-    monkeypatch.setattr(torch, "addmm", lambda *a, **kw: seen.append((t := addmm(*a, **kw)).numel()) or t)
-    h.k_occurrence(torch.randn(3000, 4, generator=rng()), 5)
-    assert max(seen) <= 512**2
+MEMORY = """
+import resource, sys, torch
+from kexue_lib.hubness import k_occurrence
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+points = torch.randn(20_000, 4, generator=torch.Generator().manual_seed(0))
+points[:600] = points[0]  # also some that float64 has to compare with all the others
+k_occurrence(points[:700], 5)
+before = peak()
+k_occurrence(points, 5)
+print(peak() - before)
+"""
+
+
+def test_memory_stays_far_below_the_matrix():
+    pytest.importorskip("resource")
+    grown = int(subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, check=True).stdout)
+    assert grown < 20_000**2 * 4 / 30
 
 
 def test_select_hubs_takes_the_threshold_itself():

@@ -6,6 +6,7 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+NOTES = ("rule", "load before and after", "OpenBLAS of the peers")
 COLUMNS = ("Case", "Ours", "Peer", "Peer's time", "Speed-up (least to most)", "Differing", "Goal")
 
 
@@ -18,6 +19,11 @@ def seconds(number):
     if number is None:
         return "–"
     return f"{number * 1e3:.3g}\N{NO-BREAK SPACE}ms" if number < 1 else f"{number:.3g}\N{NO-BREAK SPACE}s"
+
+
+def worded(fact):
+    """Return a list as one line of text, anything else as it is."""
+    return ", ".join(map(str, fact)) if isinstance(fact, list) else fact
 
 
 def row(result):
@@ -44,14 +50,18 @@ class Benchmarks(SphinxDirective):
         found = []
         for path in sorted(Path(self.env.srcdir, "results").glob("bench_*.json")):
             self.env.note_dependency(str(path))
-            found += self.shown(json.loads(path.read_text(encoding="utf-8")))
+            found += self.section(json.loads(path.read_text(encoding="utf-8")))
         return found or [nodes.paragraph("", "No benchmark has been recorded yet.")]
 
-    def shown(self, one):
+    def section(self, one):
         """Return what is known about one benchmark."""
         about = nodes.paragraph("", f"Recorded on {one['date']} with ")
         about += [nodes.literal("", one["command"]), nodes.Text(". Machine: ")]
         about += nodes.Text(f"{listed(one['machine'])}. Versions: {listed(one['versions'])}.")
+        notes = {key: one[key] for key in NOTES if key in one}
+        about += nodes.Text(
+            "".join(f" {key[0].upper()}{key[1:]}: {worded(what)}." for key, what in notes.items())
+        )
         rows = [list(COLUMNS), *map(row, one["rows"])]
         cells = [
             nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in line)) for line in rows
