@@ -211,7 +211,8 @@ def run(
 
     ``output`` appears, in one step, when the run has finished. If it fails, the notebook up to there is
     kept beside it as ``NAME.failed.ipynb``, until a run to the same output gets through. The chapter
-    works in the system's temporary folder, so that a killed run leaves nothing beside the output.
+    works in the system's temporary folder, so that a killed run leaves nothing beside the output. Numbers
+    in the text of the notebook are those of its own record.
 
     Raises
     ------
@@ -244,6 +245,11 @@ def run(
             _write(notebook, failed)
             raise RunFailed(f"{_explain(slug, notebook, error)} (see {failed})") from error
         notebook = nbformat.read(target, 4)
+    seconds = notebook.metadata.get("papermill", {}).get("duration")
+    numbers = {"runtime": {"value": seconds or 0.0, "error": None}} | record_of(notebook)
+    for cell in notebook.cells:  # the text tells of this run, not of the book's
+        if cell.cell_type == "markdown":
+            cell.source = record.fill(cell.source, numbers)
     _write(notebook, output)
     failed.unlink(missing_ok=True)
     return notebook

@@ -1,6 +1,7 @@
 """A chapter's headline numbers: one flat record, shown as a table, read by the prose and by sweeps."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from kexue_lib.arguments import refuse
 from kexue_lib.tables import html_table
 
 MIME = "application/vnd.kexue.record+json"
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+ROLE = re.compile(r"\{record\}`(\w+)(±?)(?::([^`]*))?`")
 
 
 class Record(dict[str, dict[str, Any]]):
@@ -78,3 +81,45 @@ def _plain(name: str, value: Any) -> int | float:
         raise refuse(name, value, "a finite number")
     plain: int | float = number
     return plain
+
+
+def formatted(entry: Mapping[str, Any], spec: str = "", *, error: bool = False) -> str:
+    """Write an entry of a record as prose has it: a real minus sign, powers of ten, perhaps its error.
+
+    Raises
+    ------
+    ValueError
+        If the error is wanted and there is none, or the specification is not one of Python's.
+
+    Examples
+    --------
+    >>> formatted({"value": -0.00012, "error": None}, ".1e")
+    '−1.2 × 10⁻⁴'
+    >>> formatted({"value": 1234.5, "error": 7}, ",.0f", error=True).split()
+    ['1,234', '±', '7']
+    """
+    if error and entry["error"] is None:
+        raise ValueError("it has no error to put after ±")
+    texts = [format(entry[key], spec) for key in ("value", "error")[: 1 + error]]
+    for place, text in enumerate(texts):
+        if power := re.fullmatch(r"(.+)e([+-]\d+)", text):
+            texts[place] = f"{power[1]} × 10{str(int(power[2])).translate(SUPERSCRIPT)}"
+    return "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}".join(texts).replace("-", "−")
+
+
+def fill(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Put the record's numbers into the places that a chapter's text keeps for them.
+
+    Places of names that are not in the record stay as they are.
+
+    Examples
+    --------
+    >>> fill("It is {record}`top:d`, not {record}`other`.", {"top": {"value": 7, "error": None}})
+    'It is 7, not {record}`other`.'
+    """
+
+    def number(place: re.Match[str]) -> str:
+        name, error, spec = place.groups()
+        return formatted(entries[name], spec or "", error=bool(error)) if name in entries else place[0]
+
+    return ROLE.sub(number, text)

@@ -11,6 +11,8 @@ kernelspec:
 
 # A demonstration
 
+Twice the size is {record}`double:d`, and `code` stays.
+
 ```{code-cell} ipython3
 :tags: [parameters]
 

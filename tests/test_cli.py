@@ -54,6 +54,8 @@ def test_run_writes_a_notebook_and_prints_its_record(demo_book, tmp_path):
     done = kexue("run", "demo", "-p", "size=5", "-o", tmp_path / "run.ipynb", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["double"]["value"] == 10
+    text = json.loads((tmp_path / "run.ipynb").read_text("utf-8"))["cells"][0]["source"]
+    assert "Twice the size is 10, and `code` stays." in "".join(text)  # this run's number, not the book's
     first, last = done.stderr.splitlines()
     assert first == "running demo …"
     assert last.startswith(f"wrote {tmp_path / 'run.ipynb'} after ")

@@ -8,7 +8,6 @@ chapter's; the name `runtime` is the chapter's run time in seconds.
 
 import hashlib
 import json
-import re
 from collections import Counter
 from copy import deepcopy
 from pathlib import Path
@@ -20,12 +19,13 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sphinx.util.nodes import make_refnode
 
+from kexue_lib.record import formatted
+
 LOG = logging.getLogger(__name__)
 PAGE = "book/claims"
 STATUS = {"proved": "✓", "computed": "✓", "supported": "≈"}
 COLUMNS = {"Equation": 8, "Statement": 30, "What was checked": 22, "Verdict": 22}
 COLUMNS |= {"Wrong variants refuted": 26, "Seconds": 5}
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class claims_table(nodes.General, nodes.Element):
@@ -81,32 +81,16 @@ class RecordRole(SphinxRole):
         return [record_value(doc=docname, name=plain, spec=spec, error=plain != name)], []
 
 
-def written(number, spec):
-    """Return a number as prose has it: a real minus sign, powers of ten.
-
-    >>> written(-0.00012, ".1e"), written(1234.5, ",.0f")
-    ('−1.2 × 10⁻⁴', '1,234')
-    """
-    text = format(number, spec)
-    if power := re.fullmatch(r"(.+)e([+-]\d+)", text):
-        text = f"{power[1]} × 10{str(int(power[2])).translate(SUPERSCRIPT)}"
-    return text.replace("-", "−")
-
-
 def value(env, node):
     """Return the text for a place of a number; raise ValueError if it has none."""
     found = env.kexue.get(node["doc"], {}).get("record", {}).get(node["name"])
     about = f"{{record}}: {node['name']!r} in the record of {node['doc']}"
     if found is None:
         raise ValueError(f"{about}: there is no such name")
-    if node["error"] and found["error"] is None:
-        raise ValueError(f"{about}: it has no error to put after ±")
-    keys = ("value", "error") if node["error"] else ("value",)
     try:
-        both = [written(found[key], node["spec"]) for key in keys]
+        return formatted(found, node["spec"], error=node["error"])
     except (ValueError, TypeError) as problem:
         raise ValueError(f"{about}: {problem}") from None
-    return "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}".join(both)
 
 
 def own_numbers(app, doctree):
