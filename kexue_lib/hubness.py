@@ -158,7 +158,7 @@ def nearest(points: Tensor, k: int) -> Tensor:
     n = points.shape[0]
     k = integer("k", k, 1, n - 1)
     x = points.detach().to(torch.float64, copy=True, memory_format=torch.contiguous_format)
-    x *= _power_of_two(x, 500)  # exact, and no square leaves the range of float64
+    x *= _power_of_two(x, 480)  # exact, and no sum of squares leaves the range of float64
     # Distances do not feel the centre, rounding does. A median stays with the crowd when one point is far.
     centred = x - x[:: -(-n // 1000)].median(0).values
     centred *= _power_of_two(centred, 40)
