@@ -139,8 +139,8 @@ CLOUDS = {
     "near the largest float": CROWD.clamp(-3, 3) * 1e38,
     "near the smallest normal float": CROWD * 1e-38,
     "subnormal": CROWD * 1e-42,
-    "huge doubles": CROWD.double() * 1e200,
-    "tiny doubles": CROWD.double() * 1e-200,
+    "huge doubles": CROWD[:150].double().repeat(2, 1) * 2.0**700,
+    "tiny doubles": CROWD[:150].double().repeat(2, 1) * 2.0**-700,
     "all the same": torch.ones(140, 3),
     "one dimension": torch.rand(280, 1, generator=rng(5)),
     "many dimensions": torch.randn(40, 5000, generator=rng(6)),
@@ -150,7 +150,7 @@ CLOUDS = {
     "every other one": torch.randn(600, 10, generator=rng(8))[::2, 1::2],
     "with a gradient": CROWD.clone().requires_grad_(),
 }
-SCALED = {"huge doubles": 1e-200, "tiny doubles": 1e200}  # where the definition itself leaves the range
+SCALED = {"huge doubles": 2.0**-700, "tiny doubles": 2.0**700}  # where the definition itself leaves the range
 
 
 @pytest.mark.parametrize("route", ["tiles", "plain torch", "coarse products"])
@@ -280,13 +280,19 @@ def test_threads_share_the_work_and_leave_the_setting_alone(threads, monkeypatch
     points = torch.randn(2300, 3, generator=rng(12))
     signs = either((2300, 12), torch.tensor(1.0), torch.tensor(-1.0))
     expected = h.nearest(points, 6), h.nearest(signs, 6)
+    push, used = h._push, {}
+
+    def watched(*args):
+        used[get_ident()] = torch.get_num_threads()
+        push(*args)
+
+    monkeypatch.setattr(h, "_push", watched)
     for number in (1, 2, 3):
         threads(number)
-        used, push = set(), h._push
-        monkeypatch.setattr(h, "_push", lambda *a, push=push, used=used: used.add(get_ident()) or push(*a))
+        used.clear()
         assert torch.equal(h.nearest(points, 6), expected[0])
-        monkeypatch.undo()
         assert len(used) <= number
+        assert set(used.values()) == {1}  # no threads within threads
         assert (get_ident() in used) == (number == 1)
         assert torch.equal(h.nearest(signs, 6), expected[1])
         assert torch.get_num_threads() == threads_of_a_new_thread() == number
@@ -322,7 +328,7 @@ def test_doubt_is_rare_on_ordinary_data(monkeypatch):
     rivals = h._rivals
     monkeypatch.setattr(h, "_rivals", lambda *a: seen.append(rivals(*a)) or seen[-1])
     far = torch.randn(1500, 32, generator=rng(13))
-    far[7] *= 1e20  # neither an outlier nor a common offset may bring the others into doubt
+    far[0] *= 1e20  # neither an outlier nor a common offset may bring the others into doubt
     for points in (torch.randn(1500, 128, generator=rng(13)), far, far[8:] + 100):
         h.nearest(points, 10)
         assert (seen[-1] > 10).mean() < 0.02
@@ -336,6 +342,23 @@ def test_machine_code_is_not_kept_where_no_folder_can_be_written(monkeypatch):
 
     monkeypatch.setattr(h.numba, "njit", njit)
     assert h._compiled(math.sqrt) is math.sqrt
+
+
+def test_counts_of_a_matrix_rank_its_rows_break_ties_by_index_and_ignore_the_diagonal():
+    matrix = torch.tensor([[-9.0, 2, 1, 3], [1, -9, 1, 1], [5, 4, -9, 6], [0, 0, 7, -9]])  # not symmetric
+    before = matrix.clone()
+    assert h.k_occurrence_of(matrix, 1).tolist() == [2, 1, 1, 0]
+    assert h.k_occurrence_of(matrix, 2).tolist() == [3, 3, 2, 0]
+    assert h.k_occurrence_of(matrix, 3).tolist() == [3, 3, 3, 3]
+    assert torch.equal(matrix, before)
+    for k in (0, 4):
+        with pytest.raises(ValueError, match=r"^k = "):
+            h.k_occurrence_of(matrix, k)
+
+
+def test_counts_of_a_matrix_are_those_of_its_points():
+    distances = (CROWD.double()[:, None] - CROWD.double()[None]).square().sum(-1)
+    assert torch.equal(h.k_occurrence(CROWD, 4), h.k_occurrence_of(distances, 4))
 
 
 def test_counts_agree_with_peers():
