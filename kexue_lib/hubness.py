@@ -160,7 +160,7 @@ def nearest(points: Tensor, k: int) -> Tensor:
     x = points.detach().to(torch.float64, copy=True, memory_format=torch.contiguous_format)
     x *= _power_of_two(x, 480)  # exact, and no sum of squares leaves the range of float64
     # Distances do not feel the centre, rounding does. A median stays with the crowd when one point is far.
-    centred = x - x[:: -(-n // 1000)].median(0).values
+    centred = x - x[:: -(-n // 100)].median(0).values
     centred *= _power_of_two(centred, 40)
     norms = centred.norm(dim=1)
     low = centred if _products_are_coarse(centred) else centred.float()
@@ -253,14 +253,13 @@ def _settle(x: _Array, norms: _Array, best: _Array, index: _Array, k: int) -> _A
     rows = np.sort(index[:, :k].astype(np.int64))
     few = np.flatnonzero((k < rivals) & (rivals < keep))
     listed = np.sort(index[few])
-    distances = sum((x[few, c, None] - x[listed, c]) ** 2 for c in range(x.shape[1]))
-    rows[few] = np.take_along_axis(listed, _smallest(distances, k), 1)
+    rows[few] = np.take_along_axis(listed, _smallest(_distances_to_some(x, few, listed), k), 1)
     many = np.flatnonzero((k < rivals) & (rivals == keep))  # perhaps also of points that were not kept
     columns = x.T.copy() if many.size else x.T
 
     def search(blocks: list[_Array]) -> None:
         for block in blocks:
-            rows[block] = _smallest(_distances(columns, block), k)
+            rows[block] = _smallest(_distances_to_all(columns, block), k)
 
     blocks = np.array_split(many, -(-many.size * n // 2**16) or 1)
     with _workers(len(blocks)) as share:
@@ -337,8 +336,21 @@ def _insert(best, index, i, value, j):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _distances(columns, queries):  # type: ignore[no-untyped-def]
-    """Return the exact distances from some points to all; from a point to itself infinity."""
+def _distances_to_some(x, queries, others):  # type: ignore[no-untyped-def]
+    """Return the exact distances from each query to its own list of others."""
+    result = np.empty(others.shape)
+    for q in range(queries.size):
+        for p in range(others.shape[1]):
+            total = 0.0
+            for c in range(x.shape[1]):
+                total += (x[queries[q], c] - x[others[q, p], c]) ** 2
+            result[q, p] = total
+    return result
+
+
+@_compiled
+def _distances_to_all(columns, queries):  # type: ignore[no-untyped-def]
+    """Return the exact distances from each query to all points, to itself infinity: the same, but faster."""
     d, n = columns.shape
     result = np.zeros((queries.size, n))
     for q in range(queries.size):

@@ -328,7 +328,7 @@ def test_doubt_is_rare_on_ordinary_data(monkeypatch):
     rivals = h._rivals
     monkeypatch.setattr(h, "_rivals", lambda *a: seen.append(rivals(*a)) or seen[-1])
     far = torch.randn(1500, 32, generator=rng(13))
-    far[6] *= 1e20  # neither an outlier nor a common offset may bring the others into doubt
+    far[0] *= 1e20  # neither an outlier nor a common offset may bring the others into doubt
     for points in (torch.randn(1500, 128, generator=rng(13)), far, far[8:] + 100):
         h.nearest(points, 10)
         assert (seen[-1] > 10).mean() < 0.02
@@ -342,6 +342,23 @@ def test_machine_code_is_not_kept_where_no_folder_can_be_written(monkeypatch):
 
     monkeypatch.setattr(h.numba, "njit", njit)
     assert h._compiled(math.sqrt) is math.sqrt
+
+
+def test_counts_of_a_matrix_rank_its_rows_break_ties_by_index_and_ignore_the_diagonal():
+    matrix = torch.tensor([[-9.0, 2, 1, 3], [1, -9, 1, 1], [5, 4, -9, 6], [0, 0, 7, -9]])  # not symmetric
+    before = matrix.clone()
+    assert h.k_occurrence_of(matrix, 1).tolist() == [2, 1, 1, 0]
+    assert h.k_occurrence_of(matrix, 2).tolist() == [3, 3, 2, 0]
+    assert h.k_occurrence_of(matrix, 3).tolist() == [3, 3, 3, 3]
+    assert torch.equal(matrix, before)
+    for k in (0, 4):
+        with pytest.raises(ValueError, match=r"^k = "):
+            h.k_occurrence_of(matrix, k)
+
+
+def test_counts_of_a_matrix_are_those_of_its_points():
+    distances = (CROWD.double()[:, None] - CROWD.double()[None]).square().sum(-1)
+    assert torch.equal(h.k_occurrence(CROWD, 4), h.k_occurrence_of(distances, 4))
 
 
 def test_counts_agree_with_peers():
