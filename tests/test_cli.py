@@ -56,7 +56,7 @@ def test_run_writes_a_notebook_and_prints_its_record(demo_book, tmp_path):
     assert json.loads(done.stdout)["double"]["value"] == 10
     text = json.loads((tmp_path / "run.ipynb").read_text("utf-8"))["cells"][0]["source"]
     assert "Twice the size is 10, and `code` stays." in "".join(text)  # this run's number, not the book's
-    first, last = done.stderr.splitlines()
+    first, *_, last = done.stderr.splitlines()  # a busy machine's kernel may say something between
     assert first == "running demo …"
     assert last.startswith(f"wrote {tmp_path / 'run.ipynb'} after ")
     assert last.endswith(" s")
