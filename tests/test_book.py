@@ -56,6 +56,14 @@ def test_contract(slug, rule):
         pytest.fail(f"book/{slug}.md breaks the contract:\n  " + "\n  ".join(found), pytrace=False)
 
 
+def test_no_two_chapters_share_a_label():
+    where = {}
+    for slug in SLUGS:
+        for label in re.findall(r"\$\$ *\(([\w-]+)\)|^:(?:label|name): *([\w-]+)", source(slug), re.M):
+            where.setdefault("".join(label), set()).add(slug)
+    assert not {label: slugs for label, slugs in where.items() if len(slugs) > 1}
+
+
 @pytest.mark.parametrize("slug", SLUGS)
 def test_no_draft_is_a_chapter(slug):
     assert not Chapter(source(slug)).draft, f"book/{slug}.md is a draft: finish it, or take it off _toc.yml"

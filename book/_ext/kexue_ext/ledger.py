@@ -116,8 +116,8 @@ def marks(app, doctree):
     ] + [f"a check decides {label}, no equation" for label in page["verdicts"] if label not in blocks]
     for label, found in page["verdicts"].items():
         if block := blocks.get(label):
-            weakest = max(found, key=lambda one: list(STATUS).index(one["json"]["status"]))
-            link = claim_link("", sign(weakest["json"]["status"]), label=label)
+            ways = sorted({one["json"]["status"] for one in found}, key=list(STATUS).index)
+            link = claim_link("", ", ".join(map(sign, ways)), label=label)
             mark = nodes.container("", nodes.paragraph("", "", link), classes=["kexue-mark"])
             block.parent.insert(block.parent.index(block) + 1, mark)
 
