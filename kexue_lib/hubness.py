@@ -12,26 +12,19 @@ from functools import cache
 from typing import Any
 
 import mpmath
-import numba
 import numpy as np
 import torch
 from scipy import special
 from torch import Tensor
 
 from kexue_lib.arguments import integer, one_of, real, refuse
+from kexue_lib.compiled import compiled
 
 #: Fourth moment of each coordinate law of `sample_coordinates`, all of mean 0 and variance 1.
 KURTOSIS = {"sign": 1.0, "uniform": 9 / 5, "gaussian": 3.0, "laplace": 6.0}
 
 _TILE, _EXTRA, _LONGEST = 512, 4, 256
 _Array = np.ndarray[Any, Any]
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder to keep the machine code in
-        return numba.njit(nogil=True)(function)
 
 
 # -- the ball ----------------------------------------------------------------------------------
@@ -78,7 +71,7 @@ def _log_volume(d: Tensor) -> Tensor:
     return torch.from_numpy(values).view(d.shape).to(d.device)
 
 
-@_compiled
+@compiled
 def _log_volumes(dims, root, tail, near_root, near_zero):  # type: ignore[no-untyped-def]
     result = np.empty(dims.size)
     log_pi = math.log(math.pi)
@@ -98,7 +91,7 @@ def _log_volumes(dims, root, tail, near_root, near_zero):  # type: ignore[no-unt
     return result
 
 
-@_compiled
+@compiled
 def _horner(coefficients, x):  # type: ignore[no-untyped-def]
     value = 0.0
     for c in coefficients[::-1]:
@@ -295,7 +288,7 @@ def _smallest(distances: _Array, k: int) -> _Array:
     return np.asarray(np.flatnonzero(chosen).reshape(-1, k) % distances.shape[1])
 
 
-@_compiled
+@compiled
 def _push(tile, row0, column0, squares, best, index):  # type: ignore[no-untyped-def]
     """Turn inner products into distances and insert all that beat their row's or their column's worst."""
     height, width = tile.shape
@@ -324,7 +317,7 @@ def _push(tile, row0, column0, squares, best, index):  # type: ignore[no-untyped
                         worst[c] = best[column0 + c, last]
 
 
-@_compiled
+@compiled
 def _insert(best, index, i, value, j):  # type: ignore[no-untyped-def]
     p = best.shape[1] - 1
     while p > 0 and best[i, p - 1] > value:
@@ -335,7 +328,7 @@ def _insert(best, index, i, value, j):  # type: ignore[no-untyped-def]
     index[i, p] = j
 
 
-@_compiled
+@compiled
 def _distances_to_some(x, queries, others):  # type: ignore[no-untyped-def]
     """Return the exact distances from each query to its own list of others."""
     result = np.empty(others.shape)
@@ -348,7 +341,7 @@ def _distances_to_some(x, queries, others):  # type: ignore[no-untyped-def]
     return result
 
 
-@_compiled
+@compiled
 def _distances_to_all(columns, queries):  # type: ignore[no-untyped-def]
     """Return the exact distances from each query to all points, to itself infinity: the same, but faster."""
     d, n = columns.shape

@@ -334,16 +334,6 @@ def test_doubt_is_rare_on_ordinary_data(monkeypatch):
         assert (seen[-1] > 10).mean() < 0.02
 
 
-def test_machine_code_is_not_kept_where_no_folder_can_be_written(monkeypatch):
-    def njit(cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: function
-
-    monkeypatch.setattr(h.numba, "njit", njit)
-    assert h._compiled(math.sqrt) is math.sqrt
-
-
 def test_counts_of_a_matrix_rank_its_rows_break_ties_by_index_and_ignore_the_diagonal():
     matrix = torch.tensor([[-9.0, 2, 1, 3], [1, -9, 1, 1], [5, 4, -9, 6], [0, 0, 7, -9]])  # not symmetric
     before = matrix.clone()
