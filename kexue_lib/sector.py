@@ -330,7 +330,7 @@ def simulate(n: int, turn: Any, trials: int, *, generator: torch.Generator) -> E
     jobs = _blocks(trials, generator)
 
     def count(job: tuple[_Array, int]) -> int:
-        return int(_hits(n, wide, *job))
+        return int((_hits_of_half if wide >= 2**63 else _hits)(n, wide, *job))
 
     hits = sum(_each(count, jobs))
     share = (hits + 1) / (trials + 2)
@@ -414,25 +414,75 @@ def _next(state):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _hits(n, wide, seed, trials):  # type: ignore[no-untyped-def]
+    """Count the trials with a wide gap; a coarse circle of 64 places settles most of them."""
     wide = np.uint64(wide)
     state = (seed[0], seed[1], seed[2], seed[3])
-    starts, lengths = np.empty(n, np.uint64), np.empty(n, np.uint64)
+    points, starts, lengths = np.empty(n, np.uint64), np.empty(n, np.uint64), np.empty(n, np.uint64)
+    whole_places = np.int64(wide >> np.uint64(58))
     hits = 0
     for _ in range(trials):
-        point, state = _next(state)
-        starts[0], lengths[0], gaps = point, np.uint64(0xFFFFFFFFFFFFFFFF), 1
-        for _ in range(n - 1):
+        taken, fits, drawn = np.uint64(0), True, 0
+        while fits and drawn < n:
+            stop = min(drawn + 8, n)
+            for j in range(drawn, stop):
+                points[j], state = _next(state)
+                taken |= np.uint64(1) << (points[j] >> np.uint64(58))
+            fits = _has_run(~taken, whole_places - 1)  # a wide gap leaves at least so many places free
+            drawn = stop
+        if fits and not _has_run(~taken, whole_places + 1):  # so many free places are a wide gap
+            gaps = _open_circle(points[0], starts, lengths)
+            for j in range(1, n):
+                gaps = _split(points[j], wide, starts, lengths, gaps)
+                if gaps == 0:
+                    break
+            fits = gaps > 0
+        hits += fits
+    return hits
+
+
+@_compiled
+def _has_run(bits, length):  # type: ignore[no-untyped-def]
+    """Say whether so many ones stand side by side on a circle of 64 bits."""
+    have = 1
+    while have < length:
+        step = np.uint64(min(have, length - have))
+        bits &= (bits << step) | (bits >> (np.uint64(64) - step))
+        have *= 2
+    return length < 1 or bits != np.uint64(0)
+
+
+@_compiled
+def _open_circle(point, starts, lengths):  # type: ignore[no-untyped-def]
+    starts[0], lengths[0] = point, np.uint64(0xFFFFFFFFFFFFFFFF)
+    return 1
+
+
+@_compiled
+def _hits_of_half(n, wide, seed, trials):  # type: ignore[no-untyped-def]
+    """Do the same for at most half a turn, where the points so far span one arc: no branches but one."""
+    most = np.uint64(0) - np.uint64(wide)
+    state = (seed[0], seed[1], seed[2], seed[3])
+    hits = 0
+    for _ in range(trials):
+        start, state = _next(state)
+        width, fits = np.uint64(0), True
+        for j in range(n - 1):
             point, state = _next(state)
-            gaps = _split(point, wide, starts, lengths, gaps)
-            if gaps == 0:
+            ahead = point - start
+            behind = width - ahead
+            onward = ahead <= most
+            fits &= onward | (behind <= most)
+            width = max(width, ahead) if onward else behind
+            start = start if onward else point
+            if j >= 3 and not fits:  # for few points guessing the branch would cost more than drawing
                 break
-        hits += gaps > 0
+        hits += fits
     return hits
 
 
 @_compiled
 def _split(point, wide, starts, lengths, gaps):  # type: ignore[no-untyped-def]
-    """Put a point on the circle and return how many wide gaps are left; subtraction wraps around by itself."""
+    """Put a point on the circle; return how many wide gaps are left. Subtraction wraps around by itself."""
     for g in range(gaps):
         ahead = point - starts[g]
         if ahead < lengths[g]:
@@ -459,7 +509,7 @@ def _log_weights(n, wide, seed, trials):  # type: ignore[no-untyped-def]
     result = np.empty(trials)
     for i in range(trials):
         point, state = _next(state)
-        starts[0], lengths[0], gaps = point, np.uint64(0xFFFFFFFFFFFFFFFF), 1
+        gaps = _open_circle(point, starts, lengths)
         log_weight = 0.0
         for _ in range(n - 1):
             point, state = _next(state)
