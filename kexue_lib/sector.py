@@ -145,7 +145,8 @@ def _rounded(n: int, turns: _Array, which: int) -> _Array:
     values[one_term] = _first_term(n, turns[one_term])
     # The k-th term is at most leaders**k / k!: where few leaders are expected, nothing cancels.
     leaders = _first_term(n, turns)
-    few = ~one_term & (leaders <= 3)
+    # Neither does 1 minus the sum, unless n is small: there the complement can vanish nevertheless.
+    few = ~one_term & (leaders <= 3) & (which == 0 or n > _SMALL)
     values[few] = _few_terms(n, turns[few])
     if which:
         values = 1 - values
@@ -194,9 +195,8 @@ def _cube_slice(n: int, turn: float) -> float:
         t = min(1 / x, n - 1 / x)  # f is symmetric
         mean = float(t / n)
         s = _tilt(mean)
-        deviation = (
-            math.sqrt(n * (1 / s**2 - 1 / (4 * math.sinh(s / 2) ** 2))) if s < 1400 else math.sqrt(n) / s
-        )
+        spread = 1 / s**2 - (1 / (4 * math.sinh(s / 2) ** 2) if s < 600 else 0)
+        deviation = math.sqrt(n * spread)
         phi = (1 - mpmath.exp(-s)) / s
         log_scale = mpmath.loggamma(n) + (n - 1) * mpmath.log(x) + n * mpmath.log(phi) + s * t
         step = 2 * mpmath.pi / (16 * deviation)
@@ -351,7 +351,7 @@ def rare_event(n: int, turn: Any, trials: int, *, generator: torch.Generator) ->
     -------
     Estimate: mean weight, and its standard error from the weights' standard deviation.
     """
-    n, wide, trials = _simulation(n, turn, trials, generator, 2)
+    n, wide, trials = _simulation(n, turn, trials, generator, 2, Fraction(1, 10**9))
     jobs = _blocks(trials, generator)
 
     def weigh(job: tuple[_Array, int]) -> _Array:
@@ -367,17 +367,19 @@ def rare_event(n: int, turn: Any, trials: int, *, generator: torch.Generator) ->
 
 
 def _simulation(
-    n: int, turn: Any, trials: int, generator: torch.Generator, least: int = 1
-) -> tuple[int, int, int]:
-    n, trials = integer("n", n, 1), integer("trials", trials, least)
+    n: int, turn: Any, trials: int, generator: torch.Generator, few: int = 1, narrow: Fraction | int = 0
+) -> tuple[int, np.uint64, int]:
+    n, trials = integer("n", n, 1), integer("trials", trials, few)
     rational = isinstance(turn, numbers.Rational) and not isinstance(turn, bool)
     if not rational and _turns(turn).ndim:
         raise refuse("turn", turn, "one number in [0, 1]")
     exact = _fraction(turn) if rational else Fraction(float(turn))
     if not isinstance(generator, torch.Generator):
         raise refuse("generator", generator, "a torch.Generator, not one that all code shares")
+    if exact < narrow:
+        raise refuse("turn", turn, a_number(float(narrow), 1))
     # The circle is the integers modulo 2**64: a gap is wide from this number on.
-    return n, min(math.ceil((1 - exact) * 2**64), 2**64 - 1), trials
+    return n, np.uint64(min(math.ceil((1 - exact) * 2**64), 2**64 - 1)), trials
 
 
 def _blocks(trials: int, generator: torch.Generator) -> list[tuple[_Array, int]]:
@@ -415,7 +417,6 @@ def _next(state):  # type: ignore[no-untyped-def]
 @_compiled
 def _hits(n, wide, seed, trials):  # type: ignore[no-untyped-def]
     """Count the trials with a wide gap; a coarse circle of 64 places settles most of them."""
-    wide = np.uint64(wide)
     state = (seed[0], seed[1], seed[2], seed[3])
     points, starts, lengths = np.empty(n, np.uint64), np.empty(n, np.uint64), np.empty(n, np.uint64)
     whole_places = np.int64(wide >> np.uint64(58))
@@ -460,7 +461,7 @@ def _open_circle(point, starts, lengths):  # type: ignore[no-untyped-def]
 @_compiled
 def _hits_of_half(n, wide, seed, trials):  # type: ignore[no-untyped-def]
     """Do the same for at most half a turn, where the points so far span one arc: no branches but one."""
-    most = np.uint64(0) - np.uint64(wide)
+    most = np.uint64(0) - wide
     state = (seed[0], seed[1], seed[2], seed[3])
     hits = 0
     for _ in range(trials):
@@ -503,7 +504,6 @@ def _split(point, wide, starts, lengths, gaps):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _log_weights(n, wide, seed, trials):  # type: ignore[no-untyped-def]
-    wide = np.uint64(wide)
     state = (seed[0], seed[1], seed[2], seed[3])
     starts, lengths = np.empty(n, np.uint64), np.empty(n, np.uint64)
     result = np.empty(trials)
