@@ -185,11 +185,11 @@ def test_many_points_too(n, most):
 
 
 def test_large_complements_of_many_points_by_twice_the_digits():
-    for n, leaders in ((1000, 5.0), (1000, 60.0), (10_000, 4.0), (10_000, 30.0)):
+    for n, leaders in ((1000, 5.0), (1000, 60.0), (10_000, 4.0), (10_000, 30.0), (10**6, 2.5), (10**6, 9.0)):
         turn = (leaders / n) ** (1 / (n - 1))
         p, q = turn.as_integer_ratio()
         shift, total = 3000, 1 << 3000
-        for k in range(1, 300):
+        for k in range(1, 80 if n > 10_000 else 300):
             base, power, e = max((1 << shift) - k * (((q - p) << shift) // q), 0), 1 << shift, n - 1
             while e:
                 power = power * base >> shift if e & 1 else power
@@ -244,6 +244,15 @@ def test_leader_law_has_its_factorial_moments(n, turn):
     for k in range(1, n + 1) if n > 1 else ():
         moment = math.comb(n, k) * max(1 - k * (1 - turn), Fraction(0)) ** (n - 1)
         assert sum(math.comb(j, k) * p for j, p in enumerate(law)) == moment
+
+
+def test_leader_law_of_many_points():
+    law = s.leader_law(300, 0.99)
+    assert math.fsum(law) == pytest.approx(1, rel=1e-12)
+    assert law[0] == pytest.approx(s.complement(300, 0.99), rel=1e-12)
+    mean = math.fsum(j * p for j, p in enumerate(law))
+    assert mean == pytest.approx(300 * 0.99**299, rel=1e-12)
+    assert s.leader_law(1000, 0.6)[1:4:2] == [pytest.approx(1000 * 0.6**999, rel=1e-12), 0.0]
 
 
 def test_leader_law_by_hand():
@@ -540,6 +549,8 @@ def test_a_bad_number_is_refused(n):
     "call",
     [
         lambda: s.probability(10**6 + 1, 0.9),
+        lambda: s.probability(10**6, Fraction(99_999, 100_000)),
+        lambda: s.leader_law(1001, 0.9),
         lambda: s.leader_law(3, np.array([0.5, 0.6])),
         lambda: s.simulate(3, torch.tensor([0.5, 0.6]), 10, generator=rng()),
         lambda: s.simulate(3, 0.5, 10, generator=None),
