@@ -60,7 +60,8 @@ def probability(n: int, turn: Any) -> Any:
     -------
     Fraction, if the turn is an ``int``, a ``Fraction`` or a SymPy rational: the exact value.
     float, array or tensor of float64 otherwise, without a gradient: each float is taken as the exact
-    number it is, and the relative error is below 1e-12; values below the least float come out as 0.
+    number it is, and the relative error is below 1e-12. Below the normal range of floats the absolute
+    error is at most two least floats; values smaller than these come out as 0.
 
     Raises
     ------
@@ -119,10 +120,12 @@ def _one_turn(turn: Any) -> tuple[Fraction, bool]:
 
 def _turns(turn: Any) -> _Array:
     """Return a rounded turn, or many, as a float64 array."""
-    data = turn.detach().cpu().numpy() if isinstance(turn, Tensor) else turn
+    data = turn.detach().cpu() if isinstance(turn, Tensor) else turn
+    if isinstance(data, Tensor):
+        data = (data.double() if data.is_floating_point() else data).numpy()
     kind = data.dtype.kind if isinstance(data, np.ndarray | np.generic) else type(data) is float and "f"
     if not kind or kind not in "fiu":
-        raise refuse("turn", turn, "a rational or a real number, an array or a tensor of numbers in [0, 1]")
+        raise refuse("turn", turn, "an int, a Fraction, a float, an array or a tensor in [0, 1]")
     turns = np.asarray(data, dtype=np.float64)
     if turns.size and not (turns.min() >= 0 and turns.max() <= 1):
         raise refuse("turn", turn, "a number in [0, 1]" if turns.ndim == 0 else "numbers in [0, 1]")
@@ -188,8 +191,8 @@ def _one_value(n: int, turn: float, leaders: float, which: int) -> float:
         p, q = turn.as_integer_ratio()
         part, whole = _exact_parts(n, p, q)
         return (whole - part if which else part) / whole  # correctly rounded, as integers are divided
-    # The complement is at most exp(-leaders): gaps are negatively dependent.
-    if leaders > 800 or n * (1 - turn) <= 1:
+    # The complement is at most exp(-leaders), as gaps are negatively dependent: too little to be seen.
+    if leaders > (800 if which else 45) or n * (1 - turn) <= 1:
         return float(1 - which)
     rest = _cube_slice(n, turn)
     return rest if which else 1 - rest

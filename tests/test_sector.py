@@ -198,6 +198,12 @@ def test_large_complements_of_many_points_by_twice_the_digits():
         assert s.complement(n, turn) == pytest.approx(total / 2**shift, rel=1e-12)
 
 
+def test_the_least_complements_are_seen():
+    turn = (690 / 10**6) ** (1 / (10**6 - 1))
+    assert math.exp(-720) < s.complement(10**6, turn) < math.exp(-690)
+    assert s.complement(10**6, (900 / 10**6) ** (1 / (10**6 - 1))) == 0.0
+
+
 @given(st.integers(2, 10_000), st.floats(0, 1), st.floats(0, 1))
 @settings(max_examples=100, deadline=None)
 def test_floats_grow_with_the_turn_and_fall_with_n(n, a, b):
@@ -219,6 +225,7 @@ def test_arrays_and_tensors_keep_their_shape_and_agree_with_floats():
     assert s.probability(5, np.empty((0, 2))).shape == (0, 2)
     assert s.probability(3, torch.tensor(0.25, requires_grad=True)).item() == 3 / 16
     assert s.probability(3, np.float32(0.25)) == 3 / 16
+    assert s.probability(3, torch.tensor(0.25, dtype=torch.bfloat16)) == 3 / 16
     assert s.probability(3, torch.tensor([0, 1])).tolist() == [0.0, 1.0]
 
 
