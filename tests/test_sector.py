@@ -363,9 +363,9 @@ CASES = [
 @pytest.mark.parametrize(("n", "turn"), CASES)
 def test_simulation_agrees_with_the_exact_value(n, turn):
     exact = float(s.probability(n, turn))
-    found = s.simulate(n, turn, 300_000, generator=rng(n))
+    found = s.simulate(n, turn, 100_000, generator=rng(n))
     assert abs(found.value - exact) <= 4.5 * found.error
-    assert found.error == pytest.approx(math.sqrt(exact * (1 - exact) / 300_000), rel=0.1, abs=4e-6)
+    assert found.error == pytest.approx(math.sqrt(exact * (1 - exact) / 100_000), rel=0.1, abs=1.2e-5)
 
 
 def test_trial_by_trial_simulation_equals_the_largest_gap():
