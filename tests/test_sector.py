@@ -4,6 +4,7 @@ import itertools
 import math
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 import pytest
 import sympy
@@ -196,6 +197,13 @@ def test_large_complements_of_many_points_by_twice_the_digits():
                 base, e = base * base >> shift, e >> 1
             total += (-1) ** k * math.comb(n, k) * power
         assert s.complement(n, turn) == pytest.approx(total / 2**shift, rel=1e-12)
+
+
+def test_a_million_points_hardly_ever_fit():
+    turn = (1e-307 / 10**6) ** (1 / (10**6 - 1))  # its power is below the normal range, the value is not
+    with mpmath.workdps(50):
+        exact = 10**6 * mpmath.mpf(turn) ** (10**6 - 1)
+        assert abs(s.probability(10**6, turn) / exact - 1) < 1e-12
 
 
 def test_the_least_complements_are_seen():
