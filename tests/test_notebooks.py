@@ -15,7 +15,7 @@ OTHER = {
     "sector": [
         {"seed": 1, "ducks": 2, "degrees": 1.0, "trials": 10_000},
         {"seed": 2, "ducks": 12, "degrees": 359.0, "trials": 50_000},
-        {"seed": 3, "ducks": 8, "degrees": 123.4},
+        {"seed": 3, "ducks": 5, "degrees": 180.0},
     ],
 }
 RUNS = [(slug, values) for slug in notebooks.chapters() for values in OTHER[slug]]
