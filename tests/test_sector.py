@@ -99,6 +99,12 @@ def test_certainty_begins_exactly_where_the_gap_is_the_mean_gap():
         assert s.complement(n, edge - Fraction(1, 1000 * n)) == Fraction(1, 1000) ** (n - 1)
 
 
+def test_floats_are_certain_too():
+    for n in (2, 3, 4, 9, 32, 33, 60, 1000):
+        for turn in (1 - 0.99 / n, 1 - 0.4 / n, 1.0):
+            assert (s.probability(n, turn), s.complement(n, turn)) == (1.0, 0.0)
+
+
 def test_every_exact_number_is_exact():
     for turn in (sympy.Rational(2, 3), Fraction(2, 3)):
         assert s.probability(4, turn) == Fraction(26, 27)
@@ -151,7 +157,7 @@ EDGES = [
 
 def hard_turns(n):
     """Edges, a grid, and turns where from 1e-300 to 900 leaders are expected."""
-    leaders = [1e-300, 1e-100, 1e-16, 1e-3, 0.5, 2.9999, 3.0001, 4, 7, 20, 40, 100, 300, 690, 720, 900]
+    leaders = [1e-300, 1e-100, 1e-16, 1e-3, 0.5, 2.9999, 3.0001, 4, 7, 20, 22, 40, 100, 300, 690, 720, 900]
     turns = [(e / n) ** (1 / (n - 1)) for e in leaders if e < n] if n > 1 else []
     near_certain = [1 - (1 + d) / n for d in (-1e-3, -1e-9, 0, 1e-15, 1e-9, 1e-3, 0.01, 0.3)]
     return [t for t in [*EDGES, *np.linspace(0.02, 0.98, 17), *turns, *near_certain] if 0 <= t <= 1]
@@ -302,7 +308,7 @@ def test_mean_minimal_sector():
 
 def test_mean_minimal_sector_is_the_integral_of_the_complement():
     turn = sympy.Symbol("turn")
-    for n in (2, 3, 4, 6):
+    for n in (2, 3, 5):
         pieces = 0
         for m in range(1, n):  # between 1 - 1/m and 1 - 1/(m+1) the sum has m terms
             terms = ((-1) ** k * sympy.binomial(n, k) * (1 - k * (1 - turn)) ** (n - 1) for k in range(m + 1))
@@ -313,6 +319,7 @@ def test_mean_minimal_sector_is_the_integral_of_the_complement():
 
 def test_wendel():
     assert [s.wendel(n, 3) for n in (4, 5, 6, 7)] == [Fraction(p) for p in ("7/8", "11/16", "1/2", "11/32")]
+    assert s.wendel(10_000, 5000) == Fraction(1, 2)
     for n in range(1, 12):
         assert s.wendel(n, 2) == s.probability(n, Fraction(1, 2))
         assert s.wendel(n, 1) == Fraction(2, 2**n)
@@ -371,9 +378,9 @@ CASES = [
 @pytest.mark.parametrize(("n", "turn"), CASES)
 def test_simulation_agrees_with_the_exact_value(n, turn):
     exact = float(s.probability(n, turn))
-    found = s.simulate(n, turn, 100_000, generator=rng(n))
+    found = s.simulate(n, turn, 80_000, generator=rng(n))
     assert abs(found.value - exact) <= 4.5 * found.error
-    assert found.error == pytest.approx(math.sqrt(exact * (1 - exact) / 100_000), rel=0.1, abs=1.2e-5)
+    assert found.error == pytest.approx(math.sqrt(exact * (1 - exact) / 80_000), rel=0.1, abs=1.5e-5)
 
 
 def test_trial_by_trial_simulation_equals_the_largest_gap():
@@ -478,7 +485,7 @@ RARE = [
     (5, 0.9),
     (2, 0.1),
     (1, 0.5),
-    (100, 0.9),
+    (40, 0.9),
 ]
 
 
@@ -490,12 +497,14 @@ def test_rare_events_are_seen(n, turn):
     assert found.error < 0.01 * exact
 
 
-def test_errors_of_rare_events_have_their_size():
-    exact = float(s.probability(20, Fraction(1, 3)))
-    found = [s.rare_event(20, Fraction(1, 3), 4000, generator=rng(seed)) for seed in range(200)]
+@pytest.mark.parametrize(("n", "turn"), [(20, Fraction(1, 3)), (40, Fraction(3, 5))])
+def test_errors_of_rare_events_have_their_size(n, turn):
+    exact = float(s.probability(n, turn))
+    found = [s.rare_event(n, turn, 10_000, generator=rng(seed)) for seed in range(100)]
     z = [(f.value - exact) / f.error for f in found]
     assert 0.8 < np.std(z) < 1.25
-    assert abs(np.mean([f.value for f in found]) / exact - 1) < 0.01
+    assert np.mean(np.abs(z) <= 2) >= 0.87
+    assert abs(np.mean([f.value for f in found]) / exact - 1) < 0.02
 
 
 def test_rare_events_beyond_the_least_float_are_zero():
@@ -565,6 +574,10 @@ def test_a_bad_number_is_refused(n):
     [
         lambda: s.probability(10**6 + 1, 0.9),
         lambda: s.probability(10**6, Fraction(99_999, 100_000)),
+        lambda: s.probability(10**7, Fraction(9, 10)),
+        lambda: s.complement(10**300, Fraction(1, 2)),
+        lambda: s.wendel(10**5 + 1, 2),
+        lambda: s.mean_minimal_sector(10**5 + 1),
         lambda: s.leader_law(1001, 0.9),
         lambda: s.leader_law(3, np.array([0.5, 0.6])),
         lambda: s.simulate(3, torch.tensor([0.5, 0.6]), 10, generator=rng()),
