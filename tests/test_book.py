@@ -24,6 +24,7 @@ FIXED = {
         r"variance 2\b|exactly 2 to|multiples of 4|between 0 and": "exact values from the mathematics",
         r"60 degrees|12 in space": "theorems of geometry, which no run decides",
     },
+    "sector": {r"in 19[23]9\b": "years in which Fisher and Stevens published the sum"},
 }
 
 
