@@ -13,13 +13,13 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import mpmath
-import numba
 import numpy as np
 import torch
 from scipy import optimize
 from torch import Tensor
 
 from kexue_lib.arguments import a_number, integer, refuse
+from kexue_lib.compiled import compiled
 
 _SMALL, _MOST = 32, 10**6  # below: integers alone; above: rounded probabilities are refused
 _WORK = 10**12  # of an exact sum: about ten seconds
@@ -33,13 +33,6 @@ class Estimate(NamedTuple):
 
     value: float
     error: float
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder to keep the machine code in
-        return numba.njit(nogil=True)(function)
 
 
 # -- probabilities -----------------------------------------------------------------------------
@@ -428,7 +421,7 @@ def _each(function: Callable[[Any], Any], jobs: list[Any]) -> list[Any]:
         return list(pool.map(function, jobs))
 
 
-@_compiled
+@compiled
 def _next(state):  # type: ignore[no-untyped-def]
     """xoshiro256++ of Blackman & Vigna (2021)."""
     s0, s1, s2, s3 = state
@@ -444,7 +437,7 @@ def _next(state):  # type: ignore[no-untyped-def]
     return result, (s0, s1, s2, s3)
 
 
-@_compiled
+@compiled
 def _hits(n, wide, seed, trials):  # type: ignore[no-untyped-def]
     """Count the trials with a wide gap; a coarse circle of 64 places settles most of them."""
     state = (seed[0], seed[1], seed[2], seed[3])
@@ -471,7 +464,7 @@ def _hits(n, wide, seed, trials):  # type: ignore[no-untyped-def]
     return hits
 
 
-@_compiled
+@compiled
 def _has_run(bits, length):  # type: ignore[no-untyped-def]
     """Say whether so many ones stand side by side on a circle of 64 bits."""
     have = 1
@@ -482,13 +475,13 @@ def _has_run(bits, length):  # type: ignore[no-untyped-def]
     return length < 1 or bits != np.uint64(0)
 
 
-@_compiled
+@compiled
 def _open_circle(point, starts, lengths):  # type: ignore[no-untyped-def]
     starts[0], lengths[0] = point, np.uint64(0xFFFFFFFFFFFFFFFF)
     return 1
 
 
-@_compiled
+@compiled
 def _hits_of_half(n, wide, seed, trials):  # type: ignore[no-untyped-def]
     """Do the same for at most half a turn, where the points so far span one arc: no branches but one."""
     most = np.uint64(0) - wide
@@ -511,7 +504,7 @@ def _hits_of_half(n, wide, seed, trials):  # type: ignore[no-untyped-def]
     return hits
 
 
-@_compiled
+@compiled
 def _split(point, wide, starts, lengths, gaps):  # type: ignore[no-untyped-def]
     """Put a point on the circle; return how many wide gaps are left. Subtraction wraps around by itself."""
     for g in range(gaps):
@@ -532,7 +525,7 @@ def _split(point, wide, starts, lengths, gaps):  # type: ignore[no-untyped-def]
     return gaps
 
 
-@_compiled
+@compiled
 def _log_weights(n, wide, seed, trials):  # type: ignore[no-untyped-def]
     state = (seed[0], seed[1], seed[2], seed[3])
     starts, lengths = np.empty(n, np.uint64), np.empty(n, np.uint64)

@@ -13,7 +13,7 @@ from kexue_lib.record import MIME
 OTHER = {
     "hubness": [{"seed": 1, "points": 300, "k": 4, "dim": 2}, {"seed": 2, "points": 700, "dim": 300}],
     "sector": [
-        {"seed": 1, "ducks": 2, "degrees": 1.0, "trials": 10_000},
+        {"seed": 1, "ducks": 2, "degrees": 1.25, "trials": 10_000},
         {"seed": 2, "ducks": 12, "degrees": 359.0, "trials": 50_000},
         {"seed": 3, "ducks": 5, "degrees": 180.0},
     ],
