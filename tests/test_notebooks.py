@@ -12,6 +12,10 @@ from kexue_lib.record import MIME
 
 OTHER = {
     "hubness": [{"seed": 1, "points": 300, "k": 4, "dim": 2}, {"seed": 2, "points": 700, "dim": 300}],
+    "cross": [
+        {"seed": 1, "colours": 6, "ladder": 4, "samples": 700},
+        {"seed": 2, "colours": 4, "ladder": 40, "samples": 2000},
+    ],
 }
 RUNS = [(slug, values) for slug in notebooks.chapters() for values in OTHER[slug]]
 
