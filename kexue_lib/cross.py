@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from itertools import combinations, islice, permutations, product
 from typing import Any
 
@@ -26,8 +26,10 @@ from kexue_lib.arguments import integer, one_of, refuse
 RULES = ("free", "neighbours", "bars")
 #: The most colourings that `brute_force` looks at.
 BRUTE_FORCE_LIMIT = 2**30
-#: The most rows, over all tables together, that the exact engine works through.
+#: The most rows, over all tables together, that the exact engine works through (a minute or so).
 TABLE_LIMIT = 2_000_000
+#: The most segments for which `count_polynomial` writes the polynomial down.
+POLYNOMIAL_LIMIT = 1000
 #: The most squares of a figure.
 SQUARES_LIMIT = 20_000
 
@@ -245,8 +247,12 @@ class _Step:
     keep: int  # bits that the future asks for
 
 
-def _plan(figure: Figure, rule: str, symmetry: tuple[int, ...] | None = None) -> list[_Step]:
-    """Order the squares so that few bits are open at a time (greedily), and reuse the bits."""
+def _plan(figure: Figure, rule: str, colours: int, symmetry: tuple[int, ...] | None = None) -> list[_Step]:
+    """Order the squares so that few bits are open at a time (greedily), and reuse the bits.
+
+    The future of w open segments depends on which of them have equal colours, and mostly everything is
+    possible there; so the partitions of w things into at most `colours` classes estimate a table's rows.
+    """
     groups = _groups(figure, rule)
     n = len(figure.squares)
     member: list[list[int]] = [[] for _ in range(n)]
@@ -272,6 +278,7 @@ def _plan(figure: Figure, rule: str, symmetry: tuple[int, ...] | None = None) ->
     steps: list[_Step] = []
     done: set[int] = set()
     edge = {min(range(n), key=lambda i: (len(near[i]), i))}
+    rows = 0
 
     def growth(i: int) -> tuple[int, int]:
         last = sum(waiting[item] == 1 for item in items[i])
@@ -298,9 +305,20 @@ def _plan(figure: Figure, rule: str, symmetry: tuple[int, ...] | None = None) ->
             free.append(open_.pop(item))
         keep = sum(1 << bit for bit in open_.values())
         steps.append(_Step(tuple(fresh), paints, squares, keep))
+        width = len({linked[s][0] for kind, s in open_ if kind == 0})
+        rows = _guard(figure, rows + _partitions(width, colours))
         done.update(batch)
         edge = (edge | {j for i in batch for j in near[i]}) - done
     return steps
+
+
+@cache
+def _partitions(things: int, classes: int) -> int:
+    """Count the partitions of a set into at most so many classes."""
+    ways = [1] + [0] * min(things, classes)  # by the number of classes
+    for _ in range(things):
+        ways = [0] + [ways[k - 1] + k * ways[k] for k in range(1, len(ways))]
+    return sum(ways)
 
 
 def _cycles(permutation: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -343,13 +361,14 @@ def _painted(
         for position in range(len(cycle)):
             painted = _add(cycle, bits, position)
             following = (*rest, painted)
-            if _possible(following, squares):
+            if _possible(following, painted, squares):
                 yield state.count(cycle), _canonical(following)
     for length, number in stock.items():
         if len(bits) % length == 0:
             unseen = number - sum(len(cycle) == length for cycle in state)
-            following = (*state, _add((0,) * length, bits, 0))
-            if unseen != 0 and _possible(following, squares):
+            painted = _add((0,) * length, bits, 0)
+            following = (*state, painted)
+            if unseen != 0 and _possible(following, painted, squares):
                 yield length * unseen, _canonical(following)
 
 
@@ -360,39 +379,34 @@ def _add(cycle: _Cycle, bits: tuple[int, ...], position: int) -> _Cycle:
     return tuple(masks)
 
 
-def _possible(state: _State, squares: tuple[tuple[int, int], ...]) -> bool:
-    """Say whether no square has a colour three times, or two colours twice."""
+def _possible(state: _State, painted: _Cycle, squares: tuple[tuple[int, int], ...]) -> bool:
+    """Say whether painting has left every square without a colour thrice and without two colours twice."""
     for sides, _ in squares:
-        pairs = 0
-        for cycle in state:
-            for mask in cycle:
-                times = (mask & sides).bit_count()
-                if times > 2:
-                    return False
-                pairs += times == 2
-        if pairs > 1:
-            return False
+        for mask in painted:
+            times = (mask & sides).bit_count()
+            if times > 2 or (times == 2 and _pairs(state, sides) > 1):
+                return False
     return True
+
+
+def _pairs(state: _State, sides: int) -> int:
+    return sum((mask & sides).bit_count() == 2 for cycle in state for mask in cycle)
 
 
 def _closed(state: _State, step: _Step) -> Iterator[tuple[int, _State]]:
     """Demand that the painted squares are dominated as the rule says, then forget what is over."""
     masks = [list(cycle) for cycle in state]
     for sides, groups in step.squares:
-        for cycle in masks:
-            for position, mask in enumerate(cycle):
-                if (mask & sides).bit_count() == 2:
-                    if mask & groups:
-                        return
-                    cycle[position] |= groups
-                    break
-            else:
-                continue
-            break
-        else:
+        twice = [(c, p) for c, p in _places(masks) if (masks[c][p] & sides).bit_count() == 2]
+        if not twice or masks[twice[0][0]][twice[0][1]] & groups:
             return
+        masks[twice[0][0]][twice[0][1]] |= groups
     kept = (tuple(mask & step.keep for mask in cycle) for cycle in masks)
     yield 1, _canonical(cycle for cycle in kept if any(cycle))
+
+
+def _places(masks: list[list[int]]) -> Iterator[tuple[int, int]]:
+    return ((c, p) for c, cycle in enumerate(masks) for p in range(len(cycle)))
 
 
 def _canonical(cycles: Iterable[_Cycle]) -> _State:
@@ -400,52 +414,120 @@ def _canonical(cycles: Iterable[_Cycle]) -> _State:
 
 
 def _total(
-    figure: Figure, rule: str, stock: _Stock, one: Any = 1, symmetry: tuple[int, ...] | None = None
+    figure: Figure,
+    rule: str,
+    colours: int,
+    stock: _Stock,
+    one: Any = 1,
+    symmetry: tuple[int, ...] | None = None,
 ) -> Any:
-    """Sum over all paths of the product of the weights: the number of colourings."""
+    """Sum the products of the weights over all ways through the moves: the number of colourings."""
+    if _hopeless(figure, rule, colours):
+        return 0 * one
     table: dict[_State, Any] = {(): one}
-    moves = _moves(_plan(figure, rule, symmetry), stock)
     rows = 0
-    for number, move in enumerate(moves):
+    for move in _moves(_plan(figure, rule, colours, symmetry), stock):
         following: dict[_State, Any] = {}
         for state, ways in table.items():
             for weight, new in move(state):
-                value = ways * weight
-                following[new] = following[new] + value if new in following else value
+                following[new] = following.get(new, 0) + ways * weight
         table = following
-        rows = _guard(figure, rows + len(table), number, len(moves))
+        rows = _guard(figure, rows + len(table))
     return table.get((), 0 * one)
 
 
-def _guard(figure: Figure, rows: int, number: int, steps: int) -> int:
+def _hopeless(figure: Figure, rule: str, colours: int) -> bool:
+    """Say whether there are too few colours for a square or for a group."""
+    return colours < max((3, *map(len, _groups(figure, rule))))
+
+
+def _guard(figure: Figure, rows: int) -> int:
     if rows > TABLE_LIMIT:
-        estimate = rows * steps // (number + 1)
+        about = f"{rows:.1e}" if rows < 1e300 else "more than 1e300"
         raise refuse(
             "figure",
             f"{len(figure.squares)} squares",
-            f"a figure whose tables have at most {TABLE_LIMIT} rows; these have about {estimate} or more",
+            f"a smaller or narrower one: tables may have {TABLE_LIMIT:.0e} rows, these have {about} or more",
         )
     return rows
 
 
 def count(figure: Figure, colours: int, rule: str) -> int:
-    """Count the colourings in which every square is dominated and the rule holds, exactly."""
-    _check_figure(figure)
+    """Count the colourings in which every square is dominated and the rule holds, exactly.
+
+    Squares are added one by one; a table lists for each state of the frontier in how many ways it is
+    reached. On a tree these are its messages, on a block a transfer along its shorter side; the number of
+    rows does not depend on the number of colours. Ladders of thousands of squares take seconds.
+
+    Parameters
+    ----------
+    figure : Figure
+    colours : int
+        q >= 1, as large as you like.
+    rule : {"free", "neighbours", "bars"}
+        See `RULES`.
+
+    Returns
+    -------
+    int, of any size.
+
+    Raises
+    ------
+    ValueError
+        If an argument is none of these, or the tables would have more than `TABLE_LIMIT` rows.
+
+    Examples
+    --------
+    >>> count(plus(), 3, "bars")
+    27216
+    """
     colours = integer("colours", colours, 1)
-    return int(_total(figure, rule, {1: colours}))
+    return int(_total(figure, rule, colours, {1: colours}))
 
 
 def count_polynomial(figure: Figure, rule: str) -> sympy.Poly:
-    """Return the count as a polynomial in q."""
+    """Return the count as a polynomial in q, valid for every number of colours q >= 1.
+
+    No value is fitted: the engine runs once, with q a letter. *Proof.* Let T(s) be the number of partial
+    colourings that lead to state s, in which k colours are seen. Each of them can be painted on with a
+    given seen colour in one way, with an unseen one in q - k ways, whatever the names of the colours; so
+    painting is T(t) = sum of T(s) times 1 (for each seen colour that leads to t) and times q - k (if a new
+    one does). This holds for q >= k, and for q < k both sides are 0: the product that makes T(s) has the
+    factors q, q - 1, ... q - k + 1, as a state with k colours was reached through states with fewer. Checking
+    and forgetting only drop and join rows. Hence by induction every T(s) is a polynomial with integer
+    coefficients, of a degree at most the number of painted segments.
+
+    Parameters are those of `count`.
+
+    Raises
+    ------
+    ValueError
+        As `count`, and if the figure has more than `POLYNOMIAL_LIMIT` segments.
+
+    Examples
+    --------
+    >>> sympy.factor(count_polynomial(row(2), "neighbours").as_expr())
+    9*q*(q - 2)**2*(q - 1)*(3*q - 4)
+    """
+    _check_figure(figure)
+    n = len(figure.segments)
+    if n > POLYNOMIAL_LIMIT:
+        raise refuse("figure", f"{n} segments", f"at most {POLYNOMIAL_LIMIT} of them for a polynomial")
     _, q = ring("q", sympy.ZZ)
-    return sympy.Poly(_total(figure, rule, {1: q}, q**0).as_expr(), sympy.Symbol("q"))
+    return sympy.Poly(_total(figure, rule, max(n, 3), {1: q}, q**0).as_expr(), sympy.Symbol("q"))
 
 
 # -- up to symmetry ----------------------------------------------------------------------------
 
 
 def symmetries(figure: Figure) -> tuple[tuple[int, ...], ...]:
-    """Return the turns and mirrors that map the figure to itself, as permutations of its segments."""
+    """Return the turns and mirrors that map the figure to itself, as permutations of its segments.
+
+    A permutation lists for each segment the one on which it comes to lie; the first is the identity.
+
+    >>> len(symmetries(plus())), len(symmetries(row(2)))
+    (8, 4)
+    """
     _check_figure(figure)
     place = {segment: i for i, segment in enumerate(figure.segments)}
     found = []
@@ -459,11 +541,40 @@ def symmetries(figure: Figure) -> tuple[tuple[int, ...], ...]:
 
 
 def orbits(figure: Figure, colours: int, rule: str, rename: bool = False) -> int:
-    """Count valid colourings up to turns and mirrors of the figure (and renaming of colours)."""
+    """Count the valid colourings up to turns and mirrors, by Burnside's lemma (eq-burnside).
+
+    The mean, over the symmetries g of the figure, of the number of valid colourings that g leaves alone.
+    With `rename` also colours may be exchanged: then g is combined with every permutation of the colours,
+    and a colouring counts if c(g(s)) = pi(c(s)) for every segment s. That number depends on the lengths of
+    pi's cycles only, of which 1, 2 and 4 can matter, so the sum runs over cycle types.
+
+    Parameters
+    ----------
+    figure, colours, rule
+        As for `count`.
+    rename : bool
+        Whether two colourings are also alike if they differ by names of colours.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        As `count`.
+
+    Examples
+    --------
+    >>> orbits(plus(), 3, "bars"), orbits(plus(), 3, "bars", rename=True)
+    (3402, 594)
+    """
     group = symmetries(figure)
     colours = integer("colours", colours, 1)
-    if rename:
-        colours = min(colours, len(figure.segments))
+    if not isinstance(rename, bool):
+        raise refuse("rename", rename, "True or False")
+    if rename:  # a colouring has no more colours than segments, so further ones add nothing
+        colours = min(colours, max(3, len(figure.segments)))
     total = Fraction(0)
     for symmetry in group:
         lengths = sorted(
@@ -471,10 +582,10 @@ def orbits(figure: Figure, colours: int, rule: str, rename: bool = False) -> int
         )
         kinds = _cycle_types(colours, lengths) if rename else [({1: colours}, Fraction(1))]
         for stock, share in kinds:
-            total += share * _total(figure, rule, stock, symmetry=symmetry)
+            total += share * _total(figure, rule, colours, stock, symmetry=symmetry)
     result = total / len(group)
     if result.denominator != 1:
-        raise AssertionError("Burnside's sum is not divisible")
+        raise ArithmeticError("Burnside's mean is no integer: a mistake of this program")
     return int(result)
 
 
@@ -499,13 +610,15 @@ def _cycle_types(q: int, lengths: list[int]) -> list[tuple[dict[int, int], Fract
 
 @lru_cache(maxsize=8)
 def _completions(figure: Figure, colours: int, rule: str) -> list[dict[_State, int]]:
-    """Return after each painting and closing, for each state, in how many ways one can go on."""
-    moves = _moves(_plan(figure, rule), {1: colours})
+    """Return after each move, for each state, in how many ways it can be completed."""
+    if _hopeless(figure, rule, colours):
+        return [{(): 0}]
+    moves = _moves(_plan(figure, rule, colours), {1: colours})
     levels: list[dict[_State, int]] = [{(): 0}]
     rows = 0
-    for number, move in enumerate(moves):
+    for move in moves:
         levels.append({new: 0 for state in levels[-1] for _, new in move(state)})
-        rows = _guard(figure, rows + len(levels[-1]), number, len(moves))
+        rows = _guard(figure, rows + len(levels[-1]))
     levels[-1] = {state: 1 for state in levels[-1]}  # the empty one, or none
     for move, level, following in zip(reversed(moves), levels[-2::-1], levels[:0:-1], strict=True):
         for state in level:
@@ -513,21 +626,38 @@ def _completions(figure: Figure, colours: int, rule: str) -> list[dict[_State, i
     return levels
 
 
-def unrank(figure: Figure, colours: int, rule: str, index: int) -> tuple[int, ...]:
-    """Return valid colouring number `index`: a one-to-one map from 0 … count - 1 to the valid colourings."""
+def _to_draw_from(figure: Figure, colours: int, rule: str) -> tuple[list[dict[_State, int]], int]:
     _groups(figure, rule)
-    colours = integer("colours", colours, 1, 2**63 - 1)
-    levels = _completions(figure, colours, rule)
-    total = levels[0][()]
-    index = integer("index", index, 0, total - 1)
-    return _unranked(figure, rule, index, levels)
+    levels = _completions(figure, integer("colours", colours, 1, 2**63 - 1), rule)
+    if levels[0][()] == 0:
+        raise refuse("colours", colours, "more colours: with these there is no valid colouring")
+    return levels, levels[0][()]
 
 
-def _unranked(figure: Figure, rule: str, index: int, levels: list[dict[_State, int]]) -> tuple[int, ...]:
+def unrank(figure: Figure, colours: int, rule: str, index: int) -> tuple[int, ...]:
+    """Return valid colouring number `index`: one to one from 0 ... count - 1 to the valid colourings.
+
+    Raises
+    ------
+    ValueError
+        As `count`, or if the index is out of range, or there is no valid colouring.
+
+    Examples
+    --------
+    >>> unrank(row(1), 3, "free", 0), unrank(row(1), 3, "free", 35)
+    ((0, 2, 0, 1), (2, 2, 1, 0))
+    """
+    levels, total = _to_draw_from(figure, colours, rule)
+    return _unranked(figure, colours, rule, integer("index", index, 0, total - 1), levels)
+
+
+def _unranked(
+    figure: Figure, colours: int, rule: str, index: int, levels: list[dict[_State, int]]
+) -> tuple[int, ...]:
     seen: dict[int, int] = {}  # the description of each colour that is seen
     result = [0] * len(figure.segments)
     ahead = iter(levels[1:])
-    for step in _plan(figure, rule):
+    for step in _plan(figure, rule, colours):
         for segment, (bit,) in zip(step.segments, step.paints, strict=True):
             ways = next(ahead)
             for colour in sorted(seen):
@@ -554,22 +684,36 @@ def _unranked(figure: Figure, rule: str, index: int, levels: list[dict[_State, i
 def sample(
     figure: Figure, colours: int, rule: str, *, generator: torch.Generator, size: int | None = None
 ) -> Tensor:
-    """Draw valid colourings, each with exactly the same probability.
+    """Draw valid colourings independently, each with exactly the same probability.
 
-    A number below the count is drawn without bias (from random bits, too large ones are thrown away) and
-    handed to `unrank`; no rounding takes place.
+    A number below the count is drawn (from random bits; too large ones are thrown away, so that none is
+    favoured) and handed to `unrank`. Nothing is rounded.
+
+    Parameters
+    ----------
+    figure, colours, rule
+        As for `count`; colours below 2**63.
+    generator : torch.Generator
+    size : int, optional
+        How many to draw; left out, one without a leading axis.
+
+    Returns
+    -------
+    int64 tensor of shape (segments,) or (size, segments), on the CPU.
+
+    Raises
+    ------
+    ValueError
+        As `count`, or if there is no valid colouring, or size < 0.
+    TypeError
+        If generator is none.
     """
-    _groups(figure, rule)
-    colours = integer("colours", colours, 1, 2**63 - 1)
-    size_ = 1 if size is None else integer("size", size, 0)
-    levels = _completions(figure, colours, rule)
-    total = levels[0][()]
-    if total == 0:
-        raise refuse(
-            "colours", colours, f"a number of colours for which a valid colouring exists (rule {rule})"
-        )
-    rows = [_unranked(figure, rule, _below(total, generator), levels) for _ in range(size_)]
-    result = torch.tensor(rows, dtype=torch.int64).reshape(size_, len(figure.segments))
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator = {generator!r}: expected a torch.Generator")
+    levels, total = _to_draw_from(figure, colours, rule)
+    number = 1 if size is None else integer("size", size, 0)
+    rows = [_unranked(figure, colours, rule, _below(total, generator), levels) for _ in range(number)]
+    result = torch.tensor(rows, dtype=torch.int64).reshape(number, len(figure.segments))
     return result[0] if size is None else result
 
 
@@ -588,7 +732,24 @@ def _below(total: int, generator: torch.Generator) -> int:
 
 
 def brute_force(figure: Figure, colours: int, rule: str) -> int:
-    """Look at every colouring, one after the other, and count the valid ones."""
+    """Count by looking at every colouring, one after the other; no colouring is skipped.
+
+    Independent of `count`: it calls a square dominated if of its six pairs of sides exactly one is equal.
+    It keeps a single colouring in memory. A colouring is left at its first square that is not dominated,
+    the next one is looked at nevertheless, so this is no pruned search.
+
+    Parameters are those of `count`.
+
+    Raises
+    ------
+    ValueError
+        As `count`, and if there are more than `BRUTE_FORCE_LIMIT` colourings.
+
+    Examples
+    --------
+    >>> brute_force(row(2), 3, "neighbours")
+    270
+    """
     groups = _groups(figure, rule)
     colours = integer("colours", colours, 1)
     n = len(figure.segments)
@@ -610,7 +771,7 @@ def _look_at_all(sides, pairs, n, colours):  # type: ignore[no-untyped-def]
     while True:
         sound = True
         for i in range(len(sides)):
-            equal = 0  # a square is dominated if of its six pairs of sides exactly one is equal
+            equal = 0
             for a in range(3):
                 for b in range(a + 1, 4):
                     if colour[sides[i, a]] == colour[sides[i, b]]:
@@ -637,7 +798,15 @@ def _look_at_all(sides, pairs, n, colours):  # type: ignore[no-untyped-def]
 def clauses(figure: Figure, colours: int, rule: str) -> list[tuple[int, ...]]:
     """Return clauses whose models are the valid colourings, for a SAT or BDD library.
 
-    Variable ``segment * colours + colour + 1`` says that the segment has the colour.
+    Variable ``segment * colours + colour + 1`` says that the segment has the colour. There are no others,
+    so models and valid colourings correspond one to one. A negative number negates its variable.
+
+    Parameters are those of `count`; errors too.
+
+    Examples
+    --------
+    >>> len(clauses(plus(), 3, "bars")), max(map(abs, clauses(plus(), 3, "bars")[-1])) <= 16 * 3
+    (862, True)
     """
     groups = _groups(figure, rule)
     colours = integer("colours", colours, 1)
