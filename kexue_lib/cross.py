@@ -137,7 +137,7 @@ def _check_squares(squares: Iterable[Square]) -> tuple[Square, ...]:
     reached, edge = {checked[0]}, [checked[0]]
     while edge:
         r, c = edge.pop()
-        near = {(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)} & seen - reached
+        near = ({(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)} & seen) - reached
         reached |= near
         edge += near
     if len(reached) < len(seen):
