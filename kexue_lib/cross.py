@@ -6,11 +6,12 @@ remembers of the past only the *frontier*, that is, which colours meet which ope
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, lru_cache, partial
-from itertools import combinations, islice, permutations, product
+from functools import cache, cached_property, lru_cache, partial
+from itertools import combinations, islice, product
 from typing import Any
 
 import numba
@@ -24,14 +25,20 @@ from kexue_lib.arguments import integer, one_of, refuse
 
 #: What is asked beside domination: nothing, adjacent squares differ, all squares of a straight bar differ.
 RULES = ("free", "neighbours", "bars")
-#: The most colourings that `brute_force` looks at.
-BRUTE_FORCE_LIMIT = 2**30
-#: The most rows, over all tables together, that the exact engine works through (a minute or so).
-TABLE_LIMIT = 2_000_000
+#: The most squares of a figure.
+SQUARES_LIMIT = 10_000
+#: The most entries (colours that a row tells apart) of all tables of the exact engine: some seconds.
+TABLE_LIMIT = 500_000
 #: The most segments for which `count_polynomial` writes the polynomial down.
 POLYNOMIAL_LIMIT = 1000
-#: The most squares of a figure.
-SQUARES_LIMIT = 20_000
+#: The most colours that `orbits` renames.
+RENAME_LIMIT = 100
+#: The most colourings that `brute_force` looks at.
+BRUTE_FORCE_LIMIT = 2**28
+#: The most clauses against sides that do not dominate that `clauses` writes down.
+CLAUSES_LIMIT = 10**6
+#: The most colourings that `sample` draws at once.
+SAMPLE_LIMIT = 10**6
 
 Square = tuple[int, int]
 _Cycle = tuple[int, ...]
@@ -52,22 +59,10 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Figure:
-    """A connected figure of unit squares; everything else follows from them.
+    """A connected figure of unit squares (row, column), kept sorted; everything else follows from them.
 
-    Attributes
-    ----------
-    squares : tuple of (row, column)
-        Sorted, each once; rows go down, columns go right.
-    segments : tuple of (y, x)
-        Midpoints of the sides in half units: the sides of square (r, c) are (2r, 2c + 1) above,
-        (2r + 1, 2c + 2) right, (2r + 2, 2c + 1) below and (2r + 1, 2c) left. Sorted; a shared side is
-        one segment. A colouring lists a colour, 0 to q - 1, for each.
-    sides : tuple of four segment numbers for each square
-        Above, right, below, left.
-    neighbours : tuple of pairs of square numbers
-        Squares that share a side.
-    bars : tuple of tuples of square numbers
-        Longest straight runs of at least two squares, rows first.
+    Rows go down, columns go right. Squares and segments are called by their numbers in `squares` and
+    `segments`. A colouring lists a colour, 0 to q - 1, for each segment.
 
     Raises
     ------
@@ -76,44 +71,49 @@ class Figure:
     """
 
     squares: tuple[Square, ...]
-    segments: tuple[tuple[int, int], ...] = field(init=False, compare=False, repr=False)
-    sides: tuple[tuple[int, int, int, int], ...] = field(init=False, compare=False, repr=False)
-    neighbours: tuple[tuple[int, int], ...] = field(init=False, compare=False, repr=False)
-    bars: tuple[tuple[int, ...], ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        squares = _check_squares(self.squares)
-        number = {square: i for i, square in enumerate(squares)}
-        around = [
+        object.__setattr__(self, "squares", _check_squares(self.squares))
+
+    @cached_property
+    def _around(self) -> list[tuple[tuple[int, int], ...]]:
+        return [
             ((2 * r, 2 * c + 1), (2 * r + 1, 2 * c + 2), (2 * r + 2, 2 * c + 1), (2 * r + 1, 2 * c))
-            for r, c in squares
+            for r, c in self.squares
         ]
-        segments = sorted({segment for four in around for segment in four})
-        place = {segment: i for i, segment in enumerate(segments)}
-        pairs = [
-            (number[r, c], number[other])
-            for r, c in squares
-            for other in ((r, c + 1), (r + 1, c))
-            if other in number
-        ]
-        bars = []
+
+    @cached_property
+    def segments(self) -> tuple[tuple[int, int], ...]:
+        """Midpoints (y, x) of the sides in half units, sorted; a shared side is one segment."""
+        return tuple(sorted({segment for four in self._around for segment in four}))
+
+    @cached_property
+    def sides(self) -> tuple[tuple[int, ...], ...]:
+        """For each square its segments above, right, below, left."""
+        number = {segment: i for i, segment in enumerate(self.segments)}
+        return tuple(tuple(number[segment] for segment in four) for four in self._around)
+
+    @cached_property
+    def neighbours(self) -> tuple[tuple[int, ...], ...]:
+        """Pairs of squares that share a side."""
+        number = {square: i for i, square in enumerate(self.squares)}
+        near = [(i, number.get(other)) for (r, c), i in number.items() for other in ((r, c + 1), (r + 1, c))]
+        return tuple((i, j) for i, j in near if j is not None)
+
+    @cached_property
+    def bars(self) -> tuple[tuple[int, ...], ...]:
+        """Longest straight runs of at least two squares, rows first."""
+        number = {square: i for i, square in enumerate(self.squares)}
+        runs = []
         for down, right in ((0, 1), (1, 0)):
-            for r, c in squares:
+            for r, c in self.squares:
                 if (r - down, c - right) not in number:
-                    run = [(r, c)]
-                    while (step := (run[-1][0] + down, run[-1][1] + right)) in number:
-                        run.append(step)
-                    if len(run) > 1:
-                        bars.append(tuple(number[square] for square in run))
-        derived = {
-            "squares": squares,
-            "segments": tuple(segments),
-            "sides": tuple(tuple(place[segment] for segment in four) for four in around),
-            "neighbours": tuple(pairs),
-            "bars": tuple(bars),
-        }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
+                    run = []
+                    while (r, c) in number:
+                        run.append(number[r, c])
+                        r, c = r + down, c + right
+                    runs.append(tuple(run))
+        return tuple(run for run in runs if len(run) > 1)
 
 
 def _check_squares(squares: Iterable[Square]) -> tuple[Square, ...]:
@@ -122,26 +122,23 @@ def _check_squares(squares: Iterable[Square]) -> tuple[Square, ...]:
         found = [tuple(square) for square in islice(squares, SQUARES_LIMIT + 1)]
     except TypeError:
         raise refuse("squares", squares, allowed) from None
-    if not found:
-        raise refuse("squares", squares, "at least one unit square (row, column)")
-    if len(found) > SQUARES_LIMIT:
-        raise refuse("squares", f"{len(found)} or more", f"at most {SQUARES_LIMIT}")
+    if not 0 < len(found) <= SQUARES_LIMIT:
+        raise refuse("squares", f"{len(found)} squares", f"at least one, at most {SQUARES_LIMIT}")
     for square in found:
         if len(square) != 2:
             raise refuse("squares", square, allowed)
     checked = [(integer("row", r, -(2**31), 2**31), integer("column", c, -(2**31), 2**31)) for r, c in found]
-    seen = set(checked)
-    if len(seen) < len(checked):
-        twice = next(square for square in checked if checked.count(square) > 1)
-        raise refuse("squares", twice, "each square once, squares must not overlap")
-    reached, edge = {checked[0]}, [checked[0]]
+    ((square, times),) = Counter(checked).most_common(1)
+    if times > 1:
+        raise refuse("squares", square, "each square once, squares must not overlap")
+    apart, edge = set(checked[1:]), checked[:1]
     while edge:
         r, c = edge.pop()
-        near = ({(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)} & seen) - reached
-        reached |= near
+        near = {(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)} & apart
+        apart -= near
         edge += near
-    if len(reached) < len(seen):
-        raise refuse("squares", min(seen - reached), f"squares that are connected by sides to {checked[0]}")
+    if apart:
+        raise refuse("squares", min(apart), f"squares that are connected by sides to {checked[0]}")
     return tuple(sorted(checked))
 
 
@@ -181,40 +178,26 @@ def block(rows: int, columns: int) -> Figure:
 def dominants(figure: Figure, colouring: Iterable[int]) -> tuple[int | None, ...]:
     """Return the colour that dominates each square, or None where none does (def-dominated).
 
-    Parameters
-    ----------
-    figure : Figure
-    colouring : iterable of int or int64 tensor of shape (segments,)
+    Raises `ValueError` if the colouring does not have one integer >= 0 for each segment.
 
-    Raises
-    ------
-    ValueError
-        If the colouring does not have one colour >= 0 for each segment.
+    >>> dominants(row(1), (0, 1, 0, 2)), dominants(row(1), (0, 1, 0, 1))
+    ((0,), (None,))
     """
-    colours = _check_colouring(figure, colouring)
-    result: list[int | None] = []
-    for four in figure.sides:
-        seen = [colours[side] for side in four]
-        twice = [colour for colour in set(seen) if seen.count(colour) == 2]
-        result.append(twice[0] if len(set(seen)) == 3 else None)
-    return tuple(result)
+    _check_figure(figure)
+    n = len(figure.segments)
+    values = colouring.tolist() if isinstance(colouring, Tensor | np.ndarray) else colouring
+    if not isinstance(values, Iterable) or len(values := list(islice(values, n + 1))) != n:
+        raise refuse("colouring", colouring, f"one colour for each of {n} segments")
+    colours = [integer("colouring", value, 0) for value in values]
+    painted = [[colours[side] for side in four] for four in figure.sides]
+    return tuple(max(four, key=four.count) if len(set(four)) == 3 else None for four in painted)
 
 
 def is_valid(figure: Figure, colouring: Iterable[int], rule: str) -> bool:
-    """Say whether every square is dominated and the rule holds; errors as for `dominants`."""
+    """Say whether every square is dominated and the rule holds; errors as for `dominants` and `count`."""
     groups = _groups(figure, rule)
     found = dominants(figure, colouring)
     return None not in found and all(len({found[i] for i in group}) == len(group) for group in groups)
-
-
-def _check_colouring(figure: Figure, colouring: Iterable[int]) -> list[int]:
-    _check_figure(figure)
-    values = colouring.tolist() if isinstance(colouring, Tensor | np.ndarray) else list(colouring)
-    if len(values) != len(figure.segments):
-        raise refuse(
-            "colouring", f"{len(values)} colours", f"one for each of {len(figure.segments)} segments"
-        )
-    return [integer("colouring", value, 0) for value in values]
 
 
 def _check_figure(figure: Figure) -> None:
@@ -230,11 +213,18 @@ def _groups(figure: Figure, rule: str) -> tuple[tuple[int, ...], ...]:
     return {"free": (), "neighbours": figure.neighbours, "bars": figure.bars}[rule]
 
 
+def _rivals(figure: Figure, rule: str) -> list[tuple[int, int]]:
+    return sorted({pair for group in _groups(figure, rule) for pair in combinations(group, 2)})
+
+
 # -- the engine --------------------------------------------------------------------------------
 # What the past means for the future is a *state*. A colour is described by where it is seen: the set,
 # as bits, of the open segments that have it and of the open groups in which it dominates already. A state
 # is the sorted list of the descriptions that are not empty. So colours have no names, a state stands
 # for all colourings that differ by a renaming, and the number of states does not depend on q.
+#
+# With a symmetry g and a renaming pi (see `orbits`), a side's images under g are painted together, along a
+# cycle of pi, so descriptions come in cycles too. Without them every cycle has length one.
 
 
 @dataclass(frozen=True)
@@ -248,41 +238,33 @@ class _Step:
 
 
 def _plan(figure: Figure, rule: str, colours: int, symmetry: tuple[int, ...] | None = None) -> list[_Step]:
-    """Order the squares so that few bits are open at a time (greedily), and reuse the bits.
+    """Order the squares so that few items (segments and groups) are open at a time, and reuse the bits.
 
-    The future of w open segments depends on which of them have equal colours, and mostly everything is
-    possible there; so the partitions of w things into at most `colours` classes estimate a table's rows.
+    Greedy; of equally good squares the one that has waited longest, so that a block is swept along its
+    longer side. The future asks which open segments, and which dominants of open groups, agree, and mostly
+    everything is possible there; so partitions into at most `colours` classes estimate a table's rows.
     """
-    groups = _groups(figure, rule)
-    n = len(figure.squares)
-    member: list[list[int]] = [[] for _ in range(n)]
-    for g, group in enumerate(groups):
+    groups, n = _groups(figure, rule), len(figure.segments)
+    items = [list(four) for four in figure.sides]  # of a square; groups are numbered after the segments
+    for item, group in enumerate(groups, n):
         for i in group:
-            member[i].append(g)
-    # Items are segments and groups; each waits for the squares that touch it.
-    items = [[(0, side) for side in figure.sides[i]] + [(1, g) for g in member[i]] for i in range(n)]
-    links = _cycles(symmetry or tuple(range(len(figure.segments))))
-    linked = {segment: cycle for cycle in links for segment in cycle}
-    together = _linked_squares(figure, symmetry)
-    waiting: dict[tuple[int, int], int] = {}
-    for i in range(n):
-        for item in items[i]:
-            waiting[item] = waiting.get(item, 0) + 1
-    near: list[set[int]] = [set() for _ in range(n)]
-    for a, b in figure.neighbours:
-        near[a].add(b)
-        near[b].add(a)
-
-    open_: dict[tuple[int, int], int] = {}
+            items[i].append(item)
+    near: list[list[int]] = [[] for _ in items]
+    for i, j in figure.neighbours:
+        near[i].append(j)
+        near[j].append(i)
+    links, together = _orbits_of(figure, symmetry or tuple(range(n)))
+    waiting = Counter(item for own in items for item in own)
+    open_: dict[int, int] = {}  # the bit of each open item
     free: list[int] = []
     steps: list[_Step] = []
     done: set[int] = set()
-    edge = {min(range(n), key=lambda i: (len(near[i]), i))}
-    rows = 0
+    first: dict[int, int] = {}  # of each open group the square that came first
+    edge = [min(range(len(items)), key=lambda i: len(near[i]))]
+    entries = 0
 
-    def growth(i: int) -> tuple[int, int]:
-        last = sum(waiting[item] == 1 for item in items[i])
-        return sum(item not in open_ for item in items[i]) - last - (last > 0), i
+    def growth(i: int) -> int:
+        return sum((item not in open_) - (waiting[item] == 1) for item in items[i])
 
     while edge:
         batch = together[min(edge, key=growth)]
@@ -290,25 +272,23 @@ def _plan(figure: Figure, rule: str, colours: int, symmetry: tuple[int, ...] | N
         fresh = []
         for item in wanted:
             if item not in open_:
-                new = [(0, s) for s in linked[item[1]]] if item[0] == 0 else [item]
-                for each in new:
-                    open_[each] = free.pop() if free else len(open_)
-                fresh += [item[1]] if item[0] == 0 else []
-        paints = tuple(tuple(1 << open_[0, s] for s in linked[segment]) for segment in fresh)
-        squares = tuple(
-            (sum(1 << open_[0, s] for s in figure.sides[i]), sum(1 << open_[1, g] for g in member[i]))
-            for i in batch
-        )
-        for item in wanted:
-            waiting[item] -= 1
-        for item in [item for item in open_ if waiting[item] == 0]:
-            free.append(open_.pop(item))
-        keep = sum(1 << bit for bit in open_.values())
-        steps.append(_Step(tuple(fresh), paints, squares, keep))
-        width = len({linked[s][0] for kind, s in open_ if kind == 0})
-        rows = _guard(figure, rows + _partitions(width, colours))
+                for linked in links.get(item, (item,)):
+                    open_[linked] = free.pop() if free else len(open_)
+                if item < n:
+                    fresh.append(item)
+        bits = {item: 1 << bit for item, bit in open_.items()}
+        paints = tuple(tuple(bits[linked] for linked in links[item]) for item in fresh)
+        sides_and_groups = [(items[i][:4], items[i][4:]) for i in batch]
+        squares = tuple((sum(bits[x] for x in s), sum(bits[x] for x in g)) for s, g in sides_and_groups)
+        waiting.subtract(wanted)
+        free += [open_.pop(item) for item in list(open_) if waiting[item] == 0]
+        steps.append(_Step(tuple(fresh), paints, squares, sum(1 << bit for bit in open_.values())))
         done.update(batch)
-        edge = (edge | {j for i in batch for j in near[i]}) - done
+        edge = [i for i in dict.fromkeys(edge + [j for i in batch for j in near[i]]) if i not in done]
+        for i in batch:
+            first |= {item: i for item in items[i][4:] if item not in first}
+        things = len({links[item][0] if item < n else -1 - first[item] for item in open_})
+        entries = _guard(figure, entries + 8 * _partitions(things, colours))
     return steps
 
 
@@ -321,7 +301,7 @@ def _partitions(things: int, classes: int) -> int:
     return sum(ways)
 
 
-def _cycles(permutation: tuple[int, ...]) -> list[tuple[int, ...]]:
+def _cycles(permutation: Sequence[int]) -> list[tuple[int, ...]]:
     cycles, seen = [], set()
     for start in range(len(permutation)):
         if start not in seen:
@@ -333,12 +313,11 @@ def _cycles(permutation: tuple[int, ...]) -> list[tuple[int, ...]]:
     return cycles
 
 
-def _linked_squares(figure: Figure, symmetry: tuple[int, ...] | None) -> dict[int, tuple[int, ...]]:
-    if symmetry is None:
-        return {i: (i,) for i in range(len(figure.squares))}
+def _orbits_of(figure: Figure, symmetry: Sequence[int]) -> list[dict[int, tuple[int, ...]]]:
+    """Return the images of each segment and of each square under the powers of a symmetry."""
     number = {frozenset(four): i for i, four in enumerate(figure.sides)}
-    image = tuple(number[frozenset(symmetry[side] for side in four)] for four in figure.sides)
-    return {i: cycle for cycle in _cycles(image) for i in cycle}
+    squares = [number[frozenset(symmetry[side] for side in four)] for four in figure.sides]
+    return [{i: cycle for cycle in _cycles(p) for i in cycle} for p in (symmetry, squares)]
 
 
 def _moves(steps: list[_Step], stock: _Stock) -> list[_Move]:
@@ -357,18 +336,17 @@ def _painted(
     for i, cycle in enumerate(state):
         if len(bits) % len(cycle) or (i and state[i - 1] == cycle):
             continue  # equal descriptions are counted below
-        rest = state[:i] + state[i + 1 :]
         for position in range(len(cycle)):
             painted = _add(cycle, bits, position)
-            following = (*rest, painted)
+            following = (*state[:i], *state[i + 1 :], painted)
             if _possible(following, painted, squares):
                 yield state.count(cycle), _canonical(following)
     for length, number in stock.items():
-        if len(bits) % length == 0:
-            unseen = number - sum(len(cycle) == length for cycle in state)
+        unseen = number - sum(len(cycle) == length for cycle in state)
+        if unseen != 0 and len(bits) % length == 0:
             painted = _add((0,) * length, bits, 0)
             following = (*state, painted)
-            if unseen != 0 and _possible(following, painted, squares):
+            if _possible(following, painted, squares):
                 yield length * unseen, _canonical(following)
 
 
@@ -382,58 +360,49 @@ def _add(cycle: _Cycle, bits: tuple[int, ...], position: int) -> _Cycle:
 def _possible(state: _State, painted: _Cycle, squares: tuple[tuple[int, int], ...]) -> bool:
     """Say whether painting has left every square without a colour thrice and without two colours twice."""
     for sides, _ in squares:
-        for mask in painted:
-            times = (mask & sides).bit_count()
-            if times > 2 or (times == 2 and _pairs(state, sides) > 1):
-                return False
+        most = max((mask & sides).bit_count() for mask in painted)
+        if most > 2 or (most == 2 and len(_twice(state, sides)) > 1):
+            return False
     return True
 
 
-def _pairs(state: _State, sides: int) -> int:
-    return sum((mask & sides).bit_count() == 2 for cycle in state for mask in cycle)
+def _twice(state: Iterable[Sequence[int]], sides: int) -> list[tuple[int, int]]:
+    """Return the places (cycle, position) of the colours that two of the sides have."""
+    return [
+        (i, j)
+        for i, cycle in enumerate(state)
+        for j, mask in enumerate(cycle)
+        if (mask & sides).bit_count() == 2
+    ]
 
 
 def _closed(state: _State, step: _Step) -> Iterator[tuple[int, _State]]:
     """Demand that the painted squares are dominated as the rule says, then forget what is over."""
     masks = [list(cycle) for cycle in state]
     for sides, groups in step.squares:
-        twice = [(c, p) for c, p in _places(masks) if (masks[c][p] & sides).bit_count() == 2]
-        if not twice or masks[twice[0][0]][twice[0][1]] & groups:
+        twice = _twice(masks, sides)
+        if len(twice) != 1 or masks[twice[0][0]][twice[0][1]] & groups:
             return
         masks[twice[0][0]][twice[0][1]] |= groups
     kept = (tuple(mask & step.keep for mask in cycle) for cycle in masks)
     yield 1, _canonical(cycle for cycle in kept if any(cycle))
 
 
-def _places(masks: list[list[int]]) -> Iterator[tuple[int, int]]:
-    return ((c, p) for c, cycle in enumerate(masks) for p in range(len(cycle)))
-
-
 def _canonical(cycles: Iterable[_Cycle]) -> _State:
     return tuple(sorted(c if len(c) == 1 else max(c[i:] + c[:i] for i in range(len(c))) for c in cycles))
 
 
-def _total(
-    figure: Figure,
-    rule: str,
-    colours: int,
-    stock: _Stock,
-    one: Any = 1,
-    symmetry: tuple[int, ...] | None = None,
-) -> Any:
-    """Sum the products of the weights over all ways through the moves: the number of colourings."""
-    if _hopeless(figure, rule, colours):
-        return 0 * one
-    table: dict[_State, Any] = {(): one}
-    rows = 0
-    for move in _moves(_plan(figure, rule, colours, symmetry), stock):
+def _total(moves: list[_Move], figure: Figure, entries: int = 0) -> tuple[Any, int]:
+    """Sum the products of the weights over all ways through the moves; add up the tables' entries."""
+    table: dict[_State, Any] = {(): 1}
+    for move in moves:
         following: dict[_State, Any] = {}
         for state, ways in table.items():
             for weight, new in move(state):
                 following[new] = following.get(new, 0) + ways * weight
         table = following
-        rows = _guard(figure, rows + len(table))
-    return table.get((), 0 * one)
+        entries = _guard(figure, entries + sum(map(len, table)))
+    return table.get((), 0), entries
 
 
 def _hopeless(figure: Figure, rule: str, colours: int) -> bool:
@@ -441,15 +410,15 @@ def _hopeless(figure: Figure, rule: str, colours: int) -> bool:
     return colours < max((3, *map(len, _groups(figure, rule))))
 
 
-def _guard(figure: Figure, rows: int) -> int:
-    if rows > TABLE_LIMIT:
-        about = f"{rows:.1e}" if rows < 1e300 else "more than 1e300"
+def _guard(figure: Figure, entries: int) -> int:
+    if entries > TABLE_LIMIT:
+        about = f"{entries:.0e}" if entries < 1e300 else "1e300"
         raise refuse(
             "figure",
             f"{len(figure.squares)} squares",
-            f"a smaller or narrower one: tables may have {TABLE_LIMIT:.0e} rows, these have {about} or more",
+            f"a smaller or narrower one: tables may have {TABLE_LIMIT:.0e} entries, these {about} or more",
         )
-    return rows
+    return entries
 
 
 def count(figure: Figure, colours: int, rule: str) -> int:
@@ -474,7 +443,7 @@ def count(figure: Figure, colours: int, rule: str) -> int:
     Raises
     ------
     ValueError
-        If an argument is none of these, or the tables would have more than `TABLE_LIMIT` rows.
+        If an argument is none of these, or the tables would have more than `TABLE_LIMIT` entries.
 
     Examples
     --------
@@ -482,7 +451,9 @@ def count(figure: Figure, colours: int, rule: str) -> int:
     27216
     """
     colours = integer("colours", colours, 1)
-    return int(_total(figure, rule, colours, {1: colours}))
+    if _hopeless(figure, rule, colours):
+        return 0
+    return int(_total(_moves(_plan(figure, rule, colours), {1: colours}), figure)[0])
 
 
 def count_polynomial(figure: Figure, rule: str) -> sympy.Poly:
@@ -492,17 +463,12 @@ def count_polynomial(figure: Figure, rule: str) -> sympy.Poly:
     colourings that lead to state s, in which k colours are seen. Each of them can be painted on with a
     given seen colour in one way, with an unseen one in q - k ways, whatever the names of the colours; so
     painting is T(t) = sum of T(s) times 1 (for each seen colour that leads to t) and times q - k (if a new
-    one does). This holds for q >= k, and for q < k both sides are 0: the product that makes T(s) has the
-    factors q, q - 1, ... q - k + 1, as a state with k colours was reached through states with fewer. Checking
-    and forgetting only drop and join rows. Hence by induction every T(s) is a polynomial with integer
-    coefficients, of a degree at most the number of painted segments.
+    one does). This holds for q >= k, and for q < k both sides are 0: T(s) has the factors q, q - 1, ...
+    q - k + 1, as a state with k colours was reached through states with fewer. Checking and forgetting
+    only drop and join rows. Hence by induction every T(s) is a polynomial with integer coefficients, of a
+    degree at most the number of painted segments.
 
-    Parameters are those of `count`.
-
-    Raises
-    ------
-    ValueError
-        As `count`, and if the figure has more than `POLYNOMIAL_LIMIT` segments.
+    Parameters and errors are those of `count`; at most `POLYNOMIAL_LIMIT` segments.
 
     Examples
     --------
@@ -513,8 +479,9 @@ def count_polynomial(figure: Figure, rule: str) -> sympy.Poly:
     n = len(figure.segments)
     if n > POLYNOMIAL_LIMIT:
         raise refuse("figure", f"{n} segments", f"at most {POLYNOMIAL_LIMIT} of them for a polynomial")
-    _, q = ring("q", sympy.ZZ)
-    return sympy.Poly(_total(figure, rule, max(n, 3), {1: q}, q**0).as_expr(), sympy.Symbol("q"))
+    letter = ring("q", sympy.ZZ)[1]
+    counted, _ = _total(_moves(_plan(figure, rule, n), {1: letter}), figure)
+    return sympy.Poly(counted.as_expr(), sympy.Symbol("q"))
 
 
 # -- up to symmetry ----------------------------------------------------------------------------
@@ -541,97 +508,77 @@ def symmetries(figure: Figure) -> tuple[tuple[int, ...], ...]:
 
 
 def orbits(figure: Figure, colours: int, rule: str, rename: bool = False) -> int:
-    """Count the valid colourings up to turns and mirrors, by Burnside's lemma (eq-burnside).
+    """Count the valid colourings up to turns and mirrors, by Burnside's lemma (eq-orbits).
 
     The mean, over the symmetries g of the figure, of the number of valid colourings that g leaves alone.
-    With `rename` also colours may be exchanged: then g is combined with every permutation of the colours,
-    and a colouring counts if c(g(s)) = pi(c(s)) for every segment s. That number depends on the lengths of
-    pi's cycles only, of which 1, 2 and 4 can matter, so the sum runs over cycle types.
+    With `rename` also colours may be exchanged (eq-both): then g is combined with every permutation pi of
+    the colours, and a colouring counts if c(g(s)) = pi(c(s)) for every segment s. That number depends only
+    on how many cycles of lengths 1, 2 and 4 pi has; no other divides the length of a cycle of g.
 
-    Parameters
-    ----------
-    figure, colours, rule
-        As for `count`.
-    rename : bool
-        Whether two colourings are also alike if they differ by names of colours.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ValueError
-        As `count`.
+    Other parameters and errors are those of `count`; with `rename` at most `RENAME_LIMIT` colours, or
+    segments if these are fewer.
 
     Examples
     --------
     >>> orbits(plus(), 3, "bars"), orbits(plus(), 3, "bars", rename=True)
     (3402, 594)
     """
-    group = symmetries(figure)
     colours = integer("colours", colours, 1)
     if not isinstance(rename, bool):
         raise refuse("rename", rename, "True or False")
+    if _hopeless(figure, rule, colours):
+        return 0
     if rename:  # a colouring has no more colours than segments, so further ones add nothing
-        colours = min(colours, max(3, len(figure.segments)))
-    total = Fraction(0)
+        colours = min(colours, len(figure.segments))
+        if colours > RENAME_LIMIT:
+            raise refuse("colours", colours, f"at most {RENAME_LIMIT} with rename=True")
+    group, sum_ = symmetries(figure), Fraction(0)
     for symmetry in group:
-        lengths = sorted(
-            {length for cycle in _cycles(symmetry) for length in (1, 2, 4) if len(cycle) % length == 0}
-        )
-        kinds = _cycle_types(colours, lengths) if rename else [({1: colours}, Fraction(1))]
-        for stock, share in kinds:
-            total += share * _total(figure, rule, colours, stock, symmetry=symmetry)
-    result = total / len(group)
+        entries = 0
+        steps = _plan(figure, rule, colours, symmetry)
+        of_g = {len(cycle) for cycle in _cycles(symmetry)}
+        lengths = [length for length in (1, 2, 4) if any(n % length == 0 for n in of_g)]
+        for stock, share in _cycle_types(colours, lengths) if rename else [({1: colours}, Fraction(1))]:
+            fixed, entries = _total(_moves(steps, stock), figure, entries)
+            sum_ += share * fixed
+    result = sum_ / len(group)
     if result.denominator != 1:
         raise ArithmeticError("Burnside's mean is no integer: a mistake of this program")
     return int(result)
 
 
-def _cycle_types(q: int, lengths: list[int]) -> list[tuple[dict[int, int], Fraction]]:
-    """Return how many cycles of the lengths a permutation of q colours has, with the share of each case."""
+def _cycle_types(q: int, lengths: list[int]) -> Iterator[tuple[_Stock, Fraction]]:
+    """Yield how many cycles of the lengths a permutation of q colours has, with the share of each case."""
     without = [Fraction(1)]  # share of the permutations of r colours that have no such cycle
     for r in range(1, q + 1):
         without.append(sum((without[r - j] for j in range(1, r + 1) if j not in lengths), Fraction(0)) / r)
-    result = []
     for numbers in product(*(range(q // length + 1) for length in lengths)):
-        rest = q - sum(m * length for m, length in zip(numbers, lengths, strict=True))
+        stock = dict(zip(lengths, numbers, strict=True))
+        rest = q - sum(m * length for length, m in stock.items())
         if rest >= 0:
-            ways = math.prod(
-                math.factorial(m) * length**m for m, length in zip(numbers, lengths, strict=True)
-            )
-            result.append((dict(zip(lengths, numbers, strict=True)), without[rest] / ways))
-    return result
+            yield stock, without[rest] / math.prod(math.factorial(m) * k**m for k, m in stock.items())
 
 
 # -- drawing at random -------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=8)
-def _completions(figure: Figure, colours: int, rule: str) -> list[dict[_State, int]]:
-    """Return after each move, for each state, in how many ways it can be completed."""
-    if _hopeless(figure, rule, colours):
-        return [{(): 0}]
-    moves = _moves(_plan(figure, rule, colours), {1: colours})
+@lru_cache(maxsize=2)
+def _completions(figure: Figure, colours: int, rule: str) -> tuple[list[_Step], list[dict[_State, int]]]:
+    """Return the plan, and after each move, for each state, in how many ways it can be completed."""
+    steps = [] if _hopeless(figure, rule, colours) else _plan(figure, rule, colours)
+    moves = _moves(steps, {1: colours})
     levels: list[dict[_State, int]] = [{(): 0}]
-    rows = 0
+    entries = 0
     for move in moves:
         levels.append({new: 0 for state in levels[-1] for _, new in move(state)})
-        rows = _guard(figure, rows + len(levels[-1]))
-    levels[-1] = {state: 1 for state in levels[-1]}  # the empty one, or none
+        entries = _guard(figure, entries + sum(map(len, levels[-1])))
+    levels[-1] = {state: int(steps != []) for state in levels[-1]}  # the empty one, or none
     for move, level, following in zip(reversed(moves), levels[-2::-1], levels[:0:-1], strict=True):
         for state in level:
             level[state] = sum(weight * following[new] for weight, new in move(state))
-    return levels
-
-
-def _to_draw_from(figure: Figure, colours: int, rule: str) -> tuple[list[dict[_State, int]], int]:
-    _groups(figure, rule)
-    levels = _completions(figure, integer("colours", colours, 1, 2**63 - 1), rule)
     if levels[0][()] == 0:
         raise refuse("colours", colours, "more colours: with these there is no valid colouring")
-    return levels, levels[0][()]
+    return steps, levels
 
 
 def unrank(figure: Figure, colours: int, rule: str, index: int) -> tuple[int, ...]:
@@ -640,24 +587,20 @@ def unrank(figure: Figure, colours: int, rule: str, index: int) -> tuple[int, ..
     Raises
     ------
     ValueError
-        As `count`, or if the index is out of range, or there is no valid colouring.
+        As `count`, or if there is no valid colouring, or the index is out of range.
 
     Examples
     --------
     >>> unrank(row(1), 3, "free", 0), unrank(row(1), 3, "free", 35)
     ((0, 2, 0, 1), (2, 2, 1, 0))
     """
-    levels, total = _to_draw_from(figure, colours, rule)
-    return _unranked(figure, colours, rule, integer("index", index, 0, total - 1), levels)
-
-
-def _unranked(
-    figure: Figure, colours: int, rule: str, index: int, levels: list[dict[_State, int]]
-) -> tuple[int, ...]:
+    _groups(figure, rule)
+    steps, levels = _completions(figure, integer("colours", colours, 1), rule)
+    index = integer("index", index, 0, levels[0][()] - 1)
     seen: dict[int, int] = {}  # the description of each colour that is seen
     result = [0] * len(figure.segments)
     ahead = iter(levels[1:])
-    for step in _plan(figure, rule, colours):
+    for step in steps:
         for segment, (bit,) in zip(step.segments, step.paints, strict=True):
             ways = next(ahead)
             for colour in sorted(seen):
@@ -667,16 +610,14 @@ def _unranked(
                     break
                 index -= here
             else:
-                skip, index = divmod(index, ways[_canonical((mask,) for mask in [*seen.values(), bit])])
-                colour = skip  # becomes number `skip` of the colours that are not seen
-                for other in sorted(seen):
+                colour, index = divmod(index, ways[_canonical((mask,) for mask in [*seen.values(), bit])])
+                for other in sorted(seen):  # so far its number among the colours that are not seen
                     colour += other <= colour
             result[segment] = colour
             seen[colour] = seen.get(colour, 0) | bit
         next(ahead)
         for sides, groups in step.squares:
-            twice = next(colour for colour, mask in seen.items() if (mask & sides).bit_count() == 2)
-            seen[twice] |= groups
+            seen[next(colour for colour, mask in seen.items() if (mask & sides).bit_count() == 2)] |= groups
         seen = {colour: mask & step.keep for colour, mask in seen.items() if mask & step.keep}
     return tuple(result)
 
@@ -695,7 +636,7 @@ def sample(
         As for `count`; colours below 2**63.
     generator : torch.Generator
     size : int, optional
-        How many to draw; left out, one without a leading axis.
+        How many to draw, at most `SAMPLE_LIMIT`; left out, one without a leading axis.
 
     Returns
     -------
@@ -704,16 +645,17 @@ def sample(
     Raises
     ------
     ValueError
-        As `count`, or if there is no valid colouring, or size < 0.
+        As `count`, or if there is no valid colouring, or size is out of range.
     TypeError
         If generator is none.
     """
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator = {generator!r}: expected a torch.Generator")
-    levels, total = _to_draw_from(figure, colours, rule)
-    number = 1 if size is None else integer("size", size, 0)
-    rows = [_unranked(figure, colours, rule, _below(total, generator), levels) for _ in range(number)]
-    result = torch.tensor(rows, dtype=torch.int64).reshape(number, len(figure.segments))
+    _groups(figure, rule)
+    total = _completions(figure, integer("colours", colours, 1, 2**63 - 1), rule)[1][0][()]
+    number = 1 if size is None else integer("size", size, 0, SAMPLE_LIMIT)
+    drawn = [unrank(figure, colours, rule, _below(total, generator)) for _ in range(number)]
+    result = torch.tensor(drawn, dtype=torch.int64).reshape(number, len(figure.segments))
     return result[0] if size is None else result
 
 
@@ -738,28 +680,22 @@ def brute_force(figure: Figure, colours: int, rule: str) -> int:
     It keeps a single colouring in memory. A colouring is left at its first square that is not dominated,
     the next one is looked at nevertheless, so this is no pruned search.
 
-    Parameters are those of `count`.
-
-    Raises
-    ------
-    ValueError
-        As `count`, and if there are more than `BRUTE_FORCE_LIMIT` colourings.
+    Parameters and errors are those of `count`; at most `BRUTE_FORCE_LIMIT` colourings.
 
     Examples
     --------
     >>> brute_force(row(2), 3, "neighbours")
     270
     """
-    groups = _groups(figure, rule)
+    pairs = _rivals(figure, rule)
     colours = integer("colours", colours, 1)
     n = len(figure.segments)
-    if colours > 1 and (n > 30 or colours**n > BRUTE_FORCE_LIMIT):
+    if n * math.log2(colours) > math.log2(BRUTE_FORCE_LIMIT):
         raise refuse(
             "colours",
             f"{colours} for {n} segments",
-            f"at most 2**30 colourings for brute force, these are about 10**{n * math.log10(colours):.0f}",
+            f"at most 2**28 colourings for brute force, these are about 10**{n * math.log10(colours):.0f}",
         )
-    pairs = sorted({pair for group in groups for pair in combinations(group, 2)})
     return int(_look_at_all(np.array(figure.sides), np.array(pairs, np.int64).reshape(-1, 2), n, colours))
 
 
@@ -801,35 +737,29 @@ def clauses(figure: Figure, colours: int, rule: str) -> list[tuple[int, ...]]:
     Variable ``segment * colours + colour + 1`` says that the segment has the colour. There are no others,
     so models and valid colourings correspond one to one. A negative number negates its variable.
 
-    Parameters are those of `count`; errors too.
+    Parameters and errors are those of `count`; squares times colours**4 at most `CLAUSES_LIMIT`.
 
     Examples
     --------
-    >>> len(clauses(plus(), 3, "bars")), max(map(abs, clauses(plus(), 3, "bars")[-1])) <= 16 * 3
-    (862, True)
+    >>> clauses(row(1), 1, "free")
+    [(1,), (2,), (3,), (4,), (-4, -3, -2, -1)]
     """
-    groups = _groups(figure, rule)
+    rivals = _rivals(figure, rule)
     colours = integer("colours", colours, 1)
+    if len(figure.squares) * colours**4 > CLAUSES_LIMIT:
+        raise refuse("colours", colours, f"squares * colours**4 at most {CLAUSES_LIMIT} for clauses")
     palette = range(colours)
 
-    def has(segment: int, colour: int) -> int:
-        return segment * colours + colour + 1
+    def not_all(segments: Iterable[int], painted: Iterable[int]) -> tuple[int, ...]:
+        return tuple(sorted(-(s * colours + c + 1) for s, c in zip(segments, painted, strict=True)))
 
     found: set[tuple[int, ...]] = set()
     for segment in range(len(figure.segments)):
-        found.add(tuple(has(segment, c) for c in palette))
-        found |= {(-has(segment, a), -has(segment, b)) for a, b in combinations(palette, 2)}
+        found.add(tuple(segment * colours + c + 1 for c in palette))
+        found |= {not_all((segment, segment), two) for two in combinations(palette, 2)}
     for four in figure.sides:
-        for three in combinations(four, 3):
-            found |= {tuple(-has(side, c) for side in three) for c in palette}
-        for chosen in permutations(palette, 4):
-            found.add(tuple(-has(side, c) for side, c in zip(four, chosen, strict=True)))
-        first = four[0]
-        for second in four[1:]:
-            others = [side for side in four if side not in (first, second)]
-            for a, b in permutations(palette, 2):
-                found.add((-has(first, a), -has(second, a), -has(others[0], b), -has(others[1], b)))
-    for i, j in {pair for group in groups for pair in combinations(group, 2)}:
+        found |= {not_all(four, painted) for painted in product(palette, repeat=4) if len(set(painted)) != 3}
+    for i, j in rivals:
         for two, other in product(combinations(figure.sides[i], 2), combinations(figure.sides[j], 2)):
-            found |= {tuple(sorted({-has(side, c) for side in two + other})) for c in palette}
+            found |= {not_all({*two, *other}, [c] * len({*two, *other})) for c in palette}
     return sorted(found, key=lambda clause: (len(clause), clause))

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from functools import cache
-from itertools import pairwise, product
+from itertools import count, pairwise, permutations, product
 from math import factorial
 
 import numpy as np
@@ -36,9 +36,10 @@ def rng(seed=0):
 
 def models(figure, colours, rule):
     """Count the models of the clauses with a library that compiles them into a decision diagram."""
-    manager = SddManager(var_count=len(figure.segments) * colours, auto_gc_and_minimize=True)
+    manager = SddManager(var_count=len(figure.segments) * colours, auto_gc_and_minimize=False)
     formula = manager.true()
-    for clause in c.clauses(figure, colours, rule):
+    # In the order of their last variable: the diagrams stay small.
+    for clause in sorted(c.clauses(figure, colours, rule), key=lambda clause: max(map(abs, clause))):
         either = manager.false()
         for literal in clause:
             either |= manager.literal(literal)
@@ -100,15 +101,6 @@ def test_the_polynomial_of_the_plus():
     assert c.count(c.plus(), 10**30, "bars") == found.eval(10**30)
 
 
-def test_patterns_of_dominants_are_equally_frequent(crosses):
-    patterns = {}
-    for colouring in crosses:
-        key = c.dominants(c.plus(), colouring)
-        patterns[key] = patterns.get(key, 0) + 1
-    assert len(patterns) == 12
-    assert set(patterns.values()) == {2268}
-
-
 def test_numbers_of_the_other_rules_and_figures():
     assert c.count(c.plus(), 3, "free") == 36 * 12**4 == 746496
     assert c.count(c.plus(), 3, "neighbours") == 18**4 == 104976
@@ -165,7 +157,8 @@ def test_engines_agree_on_small_figures(name, figure, rule):
     assert polynomial.degree() <= len(figure.segments)
     for q in (1, 2, 3, 4):
         counted = c.count(figure, q, rule)
-        assert counted == polynomial.eval(q) == c.brute_force(figure, q, rule)
+        assert counted == polynomial.eval(q)
+        assert q ** len(figure.segments) > 10**7 or counted == c.brute_force(figure, q, rule)
         assert q > 3 or counted == len(all_valid(figure, q, rule))
     assert c.count(figure, 3, rule) == models(figure, 3, rule)
     assert polynomial.eval(0) == 0
@@ -182,14 +175,14 @@ def polyominoes(draw, largest):
     return c.figure(squares)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(polyominoes(5), st.integers(1, 4), st.sampled_from(c.RULES))
 def test_random_figures(figure, colours, rule):
     if len(figure.segments) > 13:
         colours = min(colours, 3)
     counted = c.count(figure, colours, rule)
     assert counted == c.count_polynomial(figure, rule).eval(colours)
-    if colours ** len(figure.segments) <= 2**25:
+    if colours ** len(figure.segments) <= 2**23:
         assert counted == c.brute_force(figure, colours, rule)
 
 
@@ -299,6 +292,38 @@ def test_orbits_of_random_figures(figure, rule):
     assert (c.orbits(figure, 3, rule), c.orbits(figure, 3, rule, rename=True)) == (moved, both)
 
 
+def test_orbits_where_a_symmetry_paints_a_square_before_its_turn():
+    """A quarter turn of the plus paints its arms, and so all sides of the centre, before the centre."""
+    place = {segment: i for i, segment in enumerate(c.plus().segments)}
+    valid = np.array(sorted(all_valid(c.plus(), 3, "neighbours")), np.int8)
+    digits = 3 ** np.arange(16)
+    moved = both = np.full(len(valid), 3**16)
+    for flip, mirror, swap in product((False, True), repeat=3):
+        images = [(6 - y if flip else y, 6 - x if mirror else x) for y, x in c.plus().segments]
+        motion = [place[(x, y) if swap else (y, x)] for y, x in images]
+        moved = np.minimum(moved, valid[:, motion] @ digits)
+        for names in permutations(range(3)):
+            both = np.minimum(both, np.array(names)[valid[:, motion]] @ digits)
+    assert c.orbits(c.plus(), 3, "neighbours") == len(np.unique(moved)) == 13131
+    assert c.orbits(c.plus(), 3, "neighbours", rename=True) == len(np.unique(both)) == 2229
+    # Listed once in the same way, from 746496 colourings.
+    assert [c.orbits(c.plus(), 3, "free", rename) for rename in (False, True)] == [93384, 15684]
+
+
+@pytest.mark.parametrize("rule", c.RULES)
+def test_orbits_of_a_larger_block_are_whole_numbers(rule):
+    total = c.count(c.block(3, 3), 3, rule)
+    for rename, motions in ((False, 8), (True, 48)):
+        found = c.orbits(c.block(3, 3), 3, rule, rename)  # raises if the mean is no integer
+        assert total <= motions * found < 1.1 * total
+
+
+def test_a_long_corridor_is_not_wide():
+    corridor = c.figure({*product(range(3), range(25)), *product(range(25), range(22, 25))})
+    assert c.count(corridor, 3, "free") > 0
+    assert c.count(c.block(3, 40), 3, "free") == c.count(c.block(40, 3), 3, "free")
+
+
 def test_more_colours_than_segments_add_no_orbits_with_renaming():
     assert c.orbits(c.row(1), 4, "free", True) == c.orbits(c.row(1), 10**9, "free", True) == 2
     assert c.orbits(c.row(2), 7, "bars", True) == c.orbits(c.row(2), 8, "bars", True)
@@ -307,7 +332,7 @@ def test_more_colours_than_segments_add_no_orbits_with_renaming():
 def test_shares_of_cycle_types_sum_to_one_and_have_the_known_means():
     for q in (1, 2, 5, 9):
         for lengths in ([1], [1, 2], [1, 2, 4]):
-            kinds = c._cycle_types(q, lengths)
+            kinds = list(c._cycle_types(q, lengths))
             assert sum(share for _, share in kinds) == 1
             for length in lengths:
                 mean = sum(share * numbers[length] for numbers, share in kinds)
@@ -342,7 +367,7 @@ def test_ranks_with_many_colours():
 
 
 def test_draws_are_uniform_and_follow_the_generator():
-    figure, n = c.row(2), 5400
+    figure, n = c.row(2), 2700
     drawn = c.sample(figure, 3, "neighbours", generator=rng(), size=n)
     assert (drawn.shape, drawn.dtype) == ((n, 7), torch.int64)
     kinds, times = np.unique(drawn.numpy(), axis=0, return_counts=True)
@@ -435,7 +460,7 @@ REFUSED = {
     "not a pair": (lambda: c.figure([(0, 0, 0)]), "row, column"),
     "not squares": (lambda: c.figure(5), "row, column"),
     "half": (lambda: c.figure([(0, 0.5)]), "column = 0.5"),
-    "endless": (lambda: c.figure((0, i) for i in iter(int, 1)), "at most 20000"),
+    "endless": (lambda: c.figure((0, i) for i in iter(int, 1)), "at most 10000"),
     "true": (lambda: c.row(True), "length"),
     "no length": (lambda: c.row(0), "length"),
     "no rows": (lambda: c.block(0, 3), "rows"),
@@ -449,10 +474,10 @@ REFUSED = {
     "polynomial without figure": (lambda: c.count_polynomial(None, "free"), "figure"),
     "polynomial without rule": (lambda: c.count_polynomial(TWO, None), "rule"),
     "long polynomial": (lambda: c.count_polynomial(c.row(400), "free"), "at most 1000"),
-    "wide": (lambda: c.count(c.block(25, 25), 3, "free"), "2e\\+06 rows"),
-    "wide polynomial": (lambda: c.count_polynomial(c.block(14, 14), "free"), "rows"),
-    "wide sample": (lambda: c.sample(c.block(25, 25), 3, "free", generator=rng()), "rows"),
-    "huge block": (lambda: c.count(c.block(141, 141), 10**9, "bars"), "rows"),
+    "wide": (lambda: c.count(c.block(25, 25), 3, "free"), "5e\\+05 entries"),
+    "wide polynomial": (lambda: c.count_polynomial(c.block(14, 14), "free"), "entries"),
+    "wide sample": (lambda: c.sample(c.block(25, 25), 3, "free", generator=rng()), "entries"),
+    "huge block": (lambda: c.count(c.block(70, 141), 10**9, "bars"), "entries"),
     "orbits without rule": (lambda: c.orbits(TWO, 3, "x"), "rule"),
     "orbits without colours": (lambda: c.orbits(TWO, 0, "free"), "colours"),
     "orbits, rename": (lambda: c.orbits(TWO, 3, "free", rename=2), "rename"),
@@ -460,9 +485,16 @@ REFUSED = {
     "negative size": (lambda: c.sample(TWO, 3, "free", generator=rng(), size=-1), "size"),
     "rank too large": (lambda: c.unrank(TWO, 3, "free", 432), "index"),
     "no ranks": (lambda: c.unrank(c.row(4), 3, "bars", 0), "no valid colouring"),
-    "too many to look at": (lambda: c.brute_force(c.plus(), 4, "bars"), "2\\*\\*30 colourings"),
+    "too many to look at": (lambda: c.brute_force(c.plus(), 4, "bars"), "2\\*\\*28 colourings"),
     "far too many": (lambda: c.brute_force(c.row(5000), 10**9, "free"), "brute force"),
     "brute colours": (lambda: c.brute_force(TWO, -1, "free"), "colours"),
+    "many clauses": (lambda: c.clauses(TWO, 1000, "free"), "clauses"),
+    "many names": (lambda: c.orbits(c.row(5000), 10**9, "neighbours", True), "rename"),
+    "square block": (lambda: c.count(c.block(6, 6), 3, "neighbours"), "entries"),
+    "larger block": (lambda: c.count(c.block(8, 8), 3, "free"), "entries"),
+    "endless colouring": (lambda: c.dominants(TWO, count()), "7 segments"),
+    "colouring a number": (lambda: c.dominants(TWO, 7), "7 segments"),
+    "endless sample": (lambda: c.sample(TWO, 3, "free", generator=rng(), size=10**12), "size"),
     "clauses": (lambda: c.clauses(TWO, 0, "free"), "colours"),
     "short colouring": (lambda: c.dominants(TWO, (0, 1)), "colouring"),
     "negative colouring": (lambda: c.dominants(c.row(1), (0, 1, 2, -1)), "colouring"),
@@ -487,21 +519,20 @@ def test_a_generator_is_a_generator():
 def test_tables_that_grow_beyond_the_estimate_are_refused_too(monkeypatch):
     monkeypatch.setattr(c, "TABLE_LIMIT", 3000)
     c.count(c.block(3, 3), 3, "free")
-    with pytest.raises(ValueError, match="rows"):
+    with pytest.raises(ValueError, match="entries"):
         c.count(c.block(4, 4), 3, "neighbours")
-    with pytest.raises(ValueError, match="rows"):
+    with pytest.raises(ValueError, match="entries"):
         c.sample(c.block(4, 4), 3, "neighbours", generator=rng())
 
 
 def test_brute_force_of_the_plus_keeps_little_in_memory():
-    """The compiled loop and a program that only compiles it differ by less than 20 MB at their peaks."""
+    """The loop over 3^16 colourings adds less than 20 MB to the peak of a program that has compiled it."""
     program = (
-        "import resource; from kexue_lib import cross; cross.brute_force(cross.{}, 3, 'bars');"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import resource; from kexue_lib import cross\n"
+        "for figure in (cross.row(1), cross.plus()):\n"
+        "    cross.brute_force(figure, 3, 'bars')\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    peaks = [
-        int(subprocess.run([sys.executable, "-c", program.format(f)], capture_output=True, check=True).stdout)
-        for f in ("row(1)", "plus()")
-    ]
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert (peaks[1] - peaks[0]) * unit < 20e6
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert (after - before) * (1 if sys.platform == "darwin" else 1024) < 20e6
