@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import statistics
-import time
 from functools import partial
 from itertools import combinations, product
 from pathlib import Path
@@ -20,17 +19,17 @@ import numba
 import numpy as np
 import pysdd
 import sympy
+from bench_hubness import CORES, RULE, measure, processor
 from pysdd.sdd import SddManager
 
 from kexue_lib import cross
 
-RULE = "the median, least and greatest ratio of paired rounds in which all run in turn, 0.1 s apart"
-
 
 def decision_diagram(figure, colours, rule):
-    manager = SddManager(var_count=len(figure.segments) * colours, auto_gc_and_minimize=True)
+    manager = SddManager(var_count=len(figure.segments) * colours, auto_gc_and_minimize=False)
     formula = manager.true()
-    for clause in cross.clauses(figure, colours, rule):
+    # In the order of their last variable: the diagrams stay small.
+    for clause in sorted(cross.clauses(figure, colours, rule), key=lambda clause: max(map(abs, clause))):
         either = manager.false()
         for literal in clause:
             either |= manager.literal(literal)
@@ -121,19 +120,7 @@ def cases():
     )
 
 
-def measure(ours, peers, rounds):
-    functions = {"ours": ours, **peers}
-    times, results = {name: [] for name in functions}, {}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            time.sleep(0.1)
-            start = time.perf_counter()
-            results[name] = function()
-            times[name].append(time.perf_counter() - start)
-    return times, results
-
-
-def rows_of(case, times, results):
+def rows_of(case, times, results, disturbed):
     ours = times.pop("ours")
     for peer, theirs in times.items():
         ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
@@ -145,14 +132,7 @@ def rows_of(case, times, results):
             "ratio": [round(r, 4) for r in (ratios[0], statistics.median(ratios), ratios[-1])],
             "differing_counts": int(results[peer] != results["ours"]),
             "goal": "",
-        }
-
-
-def processor():
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        } | disturbed
 
 
 def main():
@@ -166,7 +146,9 @@ def main():
     load = [round(os.getloadavg()[0], 2)]
     rows = []
     for case, ours, peers in cases():
-        rows += rows_of(case, *measure(ours, peers, 1 if options.quick else options.rounds))
+        functions = {"ours": ours, **peers}
+        times, results, disturbed = measure(functions, 1 if options.quick else options.rounds, 1)
+        rows += rows_of(case, times, results, disturbed)
         for row in rows[-len(peers) :]:
             low, middle, high = row["ratio"]
             print(
@@ -177,7 +159,7 @@ def main():
     report = {
         "benchmark": "cross, 1 thread",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads used": 1},
+        "machine": {"processor": processor(), "cores": CORES, "threads used": 1},
         "versions": {
             "python": platform.python_version(),
             "numba": numba.__version__,
