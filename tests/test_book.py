@@ -25,6 +25,7 @@ FIXED = {
         r"60 degrees|12 in space": "theorems of geometry, which no run decides",
     },
     "sector": {r"in 19[23]9\b": "years in which Fisher and Stevens published the sum"},
+    "cross": {r"27216 dominated colourings": "the proved answer stands in the title"},
 }
 
 

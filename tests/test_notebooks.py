@@ -17,6 +17,10 @@ OTHER = {
         {"seed": 2, "ducks": 12, "degrees": 359.0, "trials": 50_000},
         {"seed": 3, "ducks": 5, "degrees": 180.0},
     ],
+    "cross": [
+        {"seed": 1, "colours": 6, "ladder": 4, "samples": 700},
+        {"seed": 2, "colours": 4, "ladder": 40, "samples": 2000},
+    ],
 }
 RUNS = [(slug, values) for slug in notebooks.chapters() for values in OTHER[slug]]
 
