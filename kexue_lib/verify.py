@@ -335,10 +335,14 @@ def compute(
         if not fails:
             raise CheckFailed(f"{label}: the control '{story}' passes the check it must fail")
         _distinct(label, story, values, seen)
-        outcomes.append({"story": story, "outcome": f"wrong in {fails} of {len(cases)} cases"})
-    ends = _case(cases[0]) + (f" … {_case(cases[-1])}" if len(cases) > 1 else "")
+        outcome = f"wrong in {fails} of {len(cases)} cases" if len(cases) > 1 else "wrong"
+        outcomes.append({"story": story, "outcome": outcome})
+    if len(cases) > 1:
+        figures = f"{len(cases)} cases: {_case(cases[0])} … {_case(cases[-1])}"
+    else:
+        figures = "one case" + (f": {_case(cases[0])}" if cases[0] else "")
     return Verdict(
-        label, claim, "computed", "exact arithmetic", f"{len(cases)} cases: {ends}", outcomes,
+        label, claim, "computed", "exact arithmetic", figures, outcomes,
         round(time.perf_counter() - start, 3),
     ).show()  # fmt: skip
 

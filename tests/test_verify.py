@@ -81,6 +81,15 @@ def test_compute_is_exact_over_a_range():
     verdict = compute("eq-a", "sum", lambda m: sum(range(m + 1)), triangle, over=range(9), refutes=WRONG)
     assert verdict.status == "computed"
     assert verdict.controls[0]["outcome"] == "wrong in 8 of 9 cases"
+    assert verdict.figures == "9 cases: 0 … 8"
+
+
+@pytest.mark.parametrize(("over", "said"), [([()], "one case"), ([3], "one case: 3")])
+def test_one_case_is_said_as_one(over, said):
+    verdict = compute(
+        "eq-a", "six", lambda *m: 6, lambda *m: 2 * 3, over=over, refutes={"five": lambda *m: 5}
+    )
+    assert (verdict.figures, verdict.controls[0]["outcome"]) == (said, "wrong")
 
 
 @pytest.mark.parametrize(
