@@ -87,7 +87,7 @@ def test_compute_is_exact_over_a_range():
 @pytest.mark.parametrize(("over", "said"), [([()], "one case"), ([3], "one case: 3")])
 def test_one_case_is_said_as_one(over, said):
     verdict = compute(
-        "eq-a", "six", lambda *m: 6, lambda *m: 2 * 3, over=over, refutes={"five": lambda *m: 5}
+        "eq-a", "six", lambda *m: 6, lambda *m: 2 * 3, over=over, refutes={"one too few": lambda *m: 5}
     )
     assert (verdict.figures, verdict.controls[0]["outcome"]) == (said, "wrong")
 
