@@ -120,7 +120,7 @@ def sympy_sum(n, turn):
     return float(total)
 
 
-def rows_of(case, times, disturbed, deviations):
+def rows_of(case, times, disturbed, differences):
     ours = times.pop("ours")
     for peer, theirs in times.items():
         ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
@@ -130,13 +130,13 @@ def rows_of(case, times, disturbed, deviations):
             "peer": peer,
             "peer_s": round(statistics.median(theirs), 5),
             "ratio": [round(r, 2) for r in (ratios[0], statistics.median(ratios), ratios[-1])],
-            "deviations": {"ours": deviations["ours"], "peer": deviations.get(peer)},
+            "difference": differences(peer),
             "goal": next((goal for start, goal in GOALS.items() if peer.startswith(start)), ""),
         } | disturbed
 
 
 def simulations(threads, rounds, cases):
-    """Yield the rows of the simulations; deviations are in standard errors."""
+    """Yield the rows of the simulations."""
     plain, stopping = loops(threads > 1)
     g, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     seed = np.arange(1, 5, dtype=np.uint64)
@@ -157,8 +157,15 @@ def simulations(threads, rounds, cases):
         times, results, disturbed = measure(functions, rounds, threads)
         p = float(sector.probability(n, turn))
         error = math.sqrt(p * (1 - p) / TRIALS)
-        off = {k: round((v / TRIALS - p) / error, 1) for k, v in results.items() if "drawing" not in k}
-        yield from rows_of(f"{TRIALS} trials, n = {n}, turn = {turn:.3g}", times, disturbed, off)
+        off = {k: (v / TRIALS - p) / error for k, v in results.items() if "drawing" not in k}
+
+        def differences(peer, off=off):
+            """Say how far both estimates are from the exact value."""
+            if peer not in off:
+                return None
+            return f"{off['ours']:+.1f} and {off[peer]:+.1f} standard errors from the exact value"
+
+        yield from rows_of(f"{TRIALS} trials, n = {n}, turn = {turn:.3g}", times, disturbed, differences)
 
 
 def repeated(function, *arguments):
@@ -173,7 +180,7 @@ def repeated(function, *arguments):
 
 
 def probabilities(threads, rounds, sizes):
-    """Yield the rows of the rounded probabilities, where leaders are many; deviations are relative."""
+    """Yield the rows of the rounded probabilities, where leaders are many."""
     for n in sizes:
         turn = (min(20, n / 2) / n) ** (1 / (n - 1))
         functions = {
@@ -188,7 +195,14 @@ def probabilities(threads, rounds, sizes):
         with mpmath.workdps(200):
             truth = mpmath_sum(n, turn, 200)
         off = {name: abs(value / truth - 1) for name, value in results.items()}
-        yield from rows_of(f"{CALLS} probabilities, n = {n}, turn = {turn:.6g}", times, disturbed, off)
+
+        def differences(peer, off=off):
+            """Say how far both values are from one with 200 digits."""
+            return f"relative errors {off['ours']:.0e} and {off[peer]:.0e}"
+
+        yield from rows_of(
+            f"{CALLS} probabilities, n = {n}, turn = {turn:.6g}", times, disturbed, differences
+        )
 
 
 def run(threads, options):
@@ -240,7 +254,7 @@ def main():
     for row in report["rows"]:
         low, middle, high = row["ratio"]
         speed = f"{middle:6.2f} ({low:.2f} to {high:.2f})"
-        print(f"{row['case']:42} {row['peer']:32} {row['ours_s']:9.5f} s {speed:26} {row['deviations']}")
+        print(f"{row['case']:42} {row['peer']:32} {row['ours_s']:9.5f} s {speed:26} {row['difference']}")
     if not options.quick:
         target = Path(__file__).parent.parent / "results" / f"bench_sector_{options.threads}.json"
         target.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")

@@ -179,7 +179,8 @@ def good(tmp_path_factory):
     path.parent.mkdir()
     row = {"case": "a case", "ours_s": 0.0123, "peer": "a peer", "peer_s": 0.05, "goal": "2 times"}
     row |= {"ratio": [3.1, 4.0, 5.2], "differing_counts": 0}
-    about = {"benchmark": "Counts", "date": "2026-01-02", "command": "make bench", "rows": [row]}
+    about = {"benchmark": "Counts", "date": "2026-01-02", "command": "make bench"}
+    about["rows"] = [row, row | {"case": "in words", "difference": "relative errors 1e-16 and 2e-16"}]
     path.write_text(json.dumps(about | {"machine": {"cores": 2}, "versions": {"torch": "2"}}))
     assert book.build() == ""
     return book
@@ -236,6 +237,7 @@ def test_benchmarks_are_shown(good):
     page = text(good.page("benchmarks"))
     assert "4.00 (3.10 to 5.20)" in page
     assert "12.3\xa0ms" in page
+    assert re.search(r"in words.*relative errors 1e-16 and 2e-16", page, re.S)
 
 
 def test_the_downloaded_notebook_has_outputs_and_no_markup_of_ours(good):

@@ -7,7 +7,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 NOTES = ("rule", "load before and after", "OpenBLAS of the peers")
-COLUMNS = ("Case", "Ours", "Peer", "Peer's time", "Speed-up (least to most)", "Differing", "Goal")
+COLUMNS = ("Case", "Ours", "Peer", "Peer's time", "Speed-up (least to most)", "Difference", "Goal")
 
 
 def seconds(number):
@@ -32,9 +32,8 @@ def row(result):
     speed = f"{ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})" if ratio else "–"
     shown = [result["case"], seconds(result.get("ours_s")), result.get("peer") or "–"]
     shown += [seconds(result.get("peer_s")), speed]
-    return shown + [
-        "–" if result.get(key) is None else str(result[key]) for key in ("differing_counts", "goal")
-    ]
+    apart = result.get("difference", result.get("differing_counts"))  # in words, or a number of results
+    return [*shown, "–" if apart is None else str(apart), result.get("goal") or "–"]
 
 
 def listed(facts):
