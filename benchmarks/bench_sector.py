@@ -35,7 +35,7 @@ def loops(parallel):
     @numba.njit(fastmath=True, parallel=parallel)
     def over_np_random(n, turn, trials):
         hits = 0
-        for _ in numba.prange(BLOCKS):
+        for _block in numba.prange(BLOCKS):
             a = np.empty(n)
             for _ in range(trials // BLOCKS):
                 for j in range(n):
@@ -57,7 +57,7 @@ def loops(parallel):
     @numba.njit(fastmath=True, parallel=parallel)
     def over_np_random_stopping(n, turn, trials):
         hits = 0
-        for _ in numba.prange(trials):  # the points so far span one arc, as in our loop up to half a turn
+        for _trial in numba.prange(trials):  # the points so far span one arc, as in our own loop
             start, width, fits = np.random.random(), 0.0, True  # noqa: NPY002
             for _ in range(n - 1):
                 ahead = np.random.random() - start  # noqa: NPY002
@@ -198,7 +198,7 @@ def probabilities(threads, rounds, sizes):
 
         def differences(peer, off=off):
             """Say how far both values are from one with 200 digits."""
-            return f"relative errors {off['ours']:.0e} and {off[peer]:.0e}"
+            return f"relative errors {off['ours']:.1g} and {off[peer]:.1g}"
 
         yield from rows_of(
             f"{CALLS} probabilities, n = {n}, turn = {turn:.6g}", times, disturbed, differences
