@@ -180,7 +180,15 @@ def good(tmp_path_factory):
     row = {"case": "a case", "ours_s": 0.0123, "peer": "a peer", "peer_s": 0.05, "goal": "2 times"}
     row |= {"ratio": [3.1, 4.0, 5.2], "differing_counts": 0}
     about = {"benchmark": "Counts", "date": "2026-01-02", "command": "make bench"}
-    about["rows"] = [row, row | {"case": "in words", "difference": "relative errors 1e-16 and 2e-16"}]
+    about["rows"] = [
+        row,
+        row
+        | {
+            "case": "in words",
+            "ratio": [0.001, 0.0013, 0.2],
+            "difference": "relative errors 1e-16 and 2e-16",
+        },
+    ]
     path.write_text(json.dumps(about | {"machine": {"cores": 2}, "versions": {"torch": "2"}}))
     assert book.build() == ""
     return book
@@ -237,6 +245,7 @@ def test_benchmarks_are_shown(good):
     page = text(good.page("benchmarks"))
     assert "4.00 (3.10 to 5.20)" in page
     assert "12.3\xa0ms" in page
+    assert "0.0013 (0.001 to 0.20)" in page
     assert re.search(r"in words.*relative errors 1e-16 and 2e-16", page, re.S)
 
 

@@ -21,6 +21,15 @@ def seconds(number):
     return f"{number * 1e3:.3g}\N{NO-BREAK SPACE}ms" if number < 1 else f"{number:.3g}\N{NO-BREAK SPACE}s"
 
 
+def times(ratio):
+    """Return a speed-up with two decimals, or two digits where it is small: a loss is not shown as 0.00.
+
+    >>> times(4), times(0.0013)
+    ('4.00', '0.0013')
+    """
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
 def worded(fact):
     """Return a list as one line of text, anything else as it is."""
     return ", ".join(map(str, fact)) if isinstance(fact, list) else fact
@@ -29,7 +38,7 @@ def worded(fact):
 def row(result):
     """Return the cells of one measured case."""
     ratio = result.get("ratio")
-    speed = f"{ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f})" if ratio else "–"
+    speed = "{1} ({0} to {2})".format(*map(times, ratio)) if ratio else "–"
     shown = [result["case"], seconds(result.get("ours_s")), result.get("peer") or "–"]
     shown += [seconds(result.get("peer_s")), speed]
     apart = result.get("difference", result.get("differing_counts"))  # in words, or a number of results
