@@ -1,6 +1,12 @@
-"""A book of one tiny chapter, for tests of everything that handles chapters."""
+"""A book of one tiny chapter, for tests of everything that handles chapters; and where networks are kept."""
+
+import os
+from pathlib import Path
 
 import pytest
+
+# What the chapters trained serves the tests as well: `make test` executes the chapters first.
+os.environ["KEXUE_CACHE"] = str(Path(__file__).resolve().parents[1] / "out" / "cache")
 
 DEMO = """---
 kernelspec:

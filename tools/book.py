@@ -12,6 +12,7 @@ built in _build/work and then renamed to _build/html, and what an interrupted ru
 What goes wrong is said in a few lines that name the remedy, and then _build/html is what it was.
 
     out/executed/<chapter>.ipynb    the outputs          out/failed/    where a chapter stopped
+    out/cache                       networks that chapters train and share
     _build/work                     Sphinx at work       _build/html    the last good book
 """
 
@@ -122,7 +123,8 @@ def start(path):
     fixed = dict.fromkeys([f"{name}_NUM_THREADS" for name in THREADS], "1")
     fixed |= {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "0", "CUDA_VISIBLE_DEVICES": "-1"}
     fixed |= {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(path.parent / ".ipython")}
-    fixed |= {"KEXUE_BOOK": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    fixed |= {"KEXUE_BOOK": str(ROOT), "KEXUE_CACHE": str(OUT / "cache")}  # trained once for all chapters
+    fixed |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     fixed |= {"TMPDIR": str(path.parent)}  # what is left there after a kill is tidied up
     command = [sys.executable, "-m", "pytest", "-q", "-p", "nbmake.pytest_plugin", "--nbmake"]
     command += ["--overwrite", f"--nbmake-timeout={CELL_SECONDS}", "-p", "no:cacheprovider"]
