@@ -3,9 +3,9 @@ r"""Diffusion as stochastic differential equations: processes, solvers in both d
 A process noises data by ``x_t = signal(t) * x_0 + noise(t) * eps`` on the standard-deviation scale, and
 ``dx = drift_rate(t) * x dt + diffusion(t) dw`` does the same in small steps (eq-sde-backwards). A *score* is
 a function ``score(x, signal, noise)``, a *noise model* a function ``model(x, signal, noise)``, and
-``score = -model / noise``; x is (n, d), signal and noise are floats. A drift is a function ``drift(x, t)``. Times are
-strictly monotone: increasing towards the noise, decreasing towards the data. What a function of the caller
-returns is looked at in the first step. No solver computes gradients.
+``score = -model / noise``; x is (n, d), signal and noise are floats. A drift is a function ``drift(x, t)``.
+Times are strictly monotone: increasing towards the noise, decreasing towards the data. What a function of the
+caller returns is looked at in the first step. No solver computes gradients.
 """
 
 import math
@@ -89,6 +89,11 @@ class Process:
             (slope,) = torch.autograd.grad(variance.sum(), t)
         return signal.detach(), variance.detach(), rate, slope - 2 * rate * variance.detach()
 
+    def _levels(self, t: float) -> tuple[float, float, float, float]:
+        """Return signal, noise, drift rate and diffusion as floats."""
+        signal, variance, rate, squared = (float(value) for value in self._at(t))
+        return signal, math.sqrt(variance), rate, math.sqrt(max(squared, 0.0))
+
     def noise(self, t: float | Tensor) -> Tensor:
         r"""Return :math:`\bar\beta_t`, the standard deviation of the noise."""
         return self._at(t)[1].sqrt()
@@ -165,10 +170,8 @@ def forward(
     ``dx = [f x - (g**2 - sigma**2)/2 * score] dt + sigma dw`` (eq-sde-family), with sigma as in `reverse`.
     Without a score, which only ``sigma = g`` does not need, it is the process itself.
     """
-    if score is None:
-        if callable(sigma) or sigma != 1:
-            raise refuse("score", score, "a function, unless sigma is 1")
-        return lambda x, t: x * float(process.drift_rate(t)), process.diffusion
+    if score is None and (callable(sigma) or sigma != 1):
+        raise refuse("score", score, "a function, unless sigma is 1")
     return _family(process, score, sigma, -1)
 
 
@@ -188,22 +191,21 @@ def reverse(process: Process, score: Model, *, sigma: Diffusion = 1.0) -> tuple[
     return _family(process, score, sigma, 1)
 
 
-def _family(process: Process, score: Model, sigma: Diffusion, sign: int) -> tuple[Drift, Diffusion]:
+def _family(process: Process, score: Model | None, sigma: Diffusion, sign: int) -> tuple[Drift, Diffusion]:
     multiple = None if callable(sigma) else real("sigma", sigma, 0)
-    score = _watched("score", score)
+    slope = None if score is None else _watched("score", score)
+    levels = cache(process._levels)  # solvers ask for drift and diffusion at the same few times
 
-    @cache  # solvers ask for drift and diffusion at the same few times
-    def at(t: float) -> tuple[float, float, float, float, float]:
-        signal, variance, rate, squared = (float(value) for value in process._at(t))
-        root = math.sqrt(max(squared, 0.0))
-        own = _strengths("sigma", sigma, [t])[0] if multiple is None else multiple * root
-        return signal, math.sqrt(variance), rate, -(root**2 + sign * own**2) / 2, own
+    def strength(t: float) -> float:
+        return _strengths("sigma", sigma, [t])[0] if multiple is None else multiple * levels(t)[-1]
 
     def drift(x: Tensor, t: float) -> Tensor:
-        signal, noise, rate, weight, _ = at(t)
-        return torch.add(x * rate, score(x, signal, noise), alpha=weight)
+        signal, noise, rate, g = levels(t)
+        if slope is None:
+            return x * rate
+        return torch.add(x * rate, slope(x, signal, noise), alpha=-(g**2 + sign * strength(t) ** 2) / 2)
 
-    return drift, lambda t: at(t)[-1]
+    return drift, strength
 
 
 # -- guards ------------------------------------------------------------------------------------
@@ -361,10 +363,10 @@ def predictor_corrector(
     drift, diffusion = reverse(process, score, sigma=sigma)
     for pair in pairwise(t):
         x = euler_maruyama(drift, diffusion, x, pair, generator=generator)
-        signal, variance = (float(value) for value in process._at(pair[1])[:2])
-        if variance > 0 and corrections:
-            here = _at_level(score, signal, math.sqrt(variance))
-            x = langevin(here, x, step=2 * ratio**2 * variance, steps=corrections, generator=generator)
+        signal, noise, *_ = process._levels(pair[1])
+        if noise and corrections:
+            here = _at_level(score, signal, noise)
+            x = langevin(here, x, step=2 * (ratio * noise) ** 2, steps=corrections, generator=generator)
     return x
 
 
@@ -459,17 +461,17 @@ def log_likelihood(
         is differentiated by `divergence`.
     """
     x, t = _states(x), _monotone(times, "increasing")
-    total = torch.zeros_like(x[:, 0])
+    total, levels = torch.zeros_like(x[:, 0]), cache(process._levels)
 
     def slopes(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        signal, variance, rate, squared = (float(value) for value in process._at(t))
-        here = _at_level(score, signal, math.sqrt(variance))
+        signal, noise, rate, g = levels(t)
+        here = _at_level(score, signal, noise)
         if trace is None:
             values, spread = divergence(here, x)
         else:
-            values, spread = here(x), _checked("trace", trace(x, signal, math.sqrt(variance)), total)
+            values, spread = here(x), _checked("trace", trace(x, signal, noise), total)
         _checked("score", values, x)
-        return rate * x - squared / 2 * values, rate * x.shape[1] - squared / 2 * spread
+        return rate * x - g**2 / 2 * values, rate * x.shape[1] - g**2 / 2 * spread
 
     for a, b in pairwise(t):
         h = b - a
@@ -483,7 +485,7 @@ def log_likelihood(
         )
     if prior is not None:
         return total + _checked("prior", prior(x), total)
-    variance = float(process.noise(t[-1])) ** 2
+    variance = levels(t[-1])[1] ** 2
     return total - ((x**2).sum(1) / variance + x.shape[1] * math.log(2 * math.pi * variance)) / 2
 
 
@@ -531,5 +533,5 @@ def fokker_planck(drift: Drift, diffusion: Diffusion, density: Tensor, grid: Ten
         matrix[0, 1:], matrix[2, :-1], matrix[1] = -share * back, -share * (back + speed), 1
         matrix[1, :-1] -= matrix[2, :-1]
         matrix[1, 1:] -= matrix[0, 1:]
-        densities.append(solve_banded((1, 1), matrix, densities[-1]))
+        densities.append(solve_banded((1, 1), matrix, densities[-1], check_finite=False))
     return torch.from_numpy(np.stack(densities)).to(grid.device)
