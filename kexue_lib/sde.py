@@ -265,7 +265,7 @@ def _checked(name: str, value: Tensor, like: Tensor) -> Tensor:
         returned = tuple(value.shape) if isinstance(value, Tensor) else value
         raise refuse(f"shape of what {name} returns", returned, str(tuple(like.shape)))
     if not value.isfinite().all():
-        raise refuse(f"a value of {name}", float(value[~value.isfinite()][0]), "finite numbers")
+        raise refuse(f"a value of {name}", float(value[~value.isfinite()][0].detach()), "finite numbers")
     return value
 
 
@@ -460,7 +460,7 @@ def log_likelihood(
         ``trace(x, signal, noise)`` (n,), the trace of the Hessian of the log density; without it the score
         is differentiated by `divergence`.
     """
-    x, t = _states(x), _monotone(times, "increasing")
+    x, t, score = _states(x), _monotone(times, "increasing"), _watched("score", score)
     total, levels = torch.zeros_like(x[:, 0]), cache(process._levels)
 
     def slopes(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -470,7 +470,6 @@ def log_likelihood(
             values, spread = divergence(here, x)
         else:
             values, spread = here(x), _checked("trace", trace(x, signal, noise), total)
-        _checked("score", values, x)
         return rate * x - g**2 / 2 * values, rate * x.shape[1] - g**2 / 2 * spread
 
     for a, b in pairwise(t):
@@ -528,9 +527,8 @@ def fokker_planck(drift: Drift, diffusion: Diffusion, density: Tensor, grid: Ten
             1, b - a
         )
         # The flux is out * density of the cell to the left - back * density of the cell to the right.
-        back = strength**2 / (2 * width) / exprel(2 * speed * width / strength**2)
-        share = abs(b - a) / width
-        matrix[0, 1:], matrix[2, :-1], matrix[1] = -share * back, -share * (back + speed), 1
+        bend, rate = 2 * speed * width / strength**2, abs(b - a) * strength**2 / (2 * width**2)
+        matrix[0, 1:], matrix[2, :-1], matrix[1] = -rate / exprel(bend), -rate / exprel(-bend), 1
         matrix[1, :-1] -= matrix[2, :-1]
         matrix[1, 1:] -= matrix[0, 1:]
         densities.append(solve_banded((1, 1), matrix, densities[-1], check_finite=False))

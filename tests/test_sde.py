@@ -59,7 +59,11 @@ def log_density(x, signal, noise):
     for weight, centre, variance in zip(WEIGHTS, CENTRES, SPREADS, strict=True):
         v = signal**2 * variance + noise**2
         squares = ((x - signal * centre) ** 2).sum(1)
-        parts.append(math.log(weight) - squares / (2 * v) - x.shape[1] / 2 * math.log(2 * math.pi * v))
+        parts.append(
+            math.log(weight)
+            - squares / (2 * v)
+            - x.shape[1] / 2 * torch.as_tensor(2 * math.pi * v, dtype=torch.float64).log()
+        )
     return torch.logsumexp(torch.stack(parts), 0)
 
 
@@ -68,6 +72,10 @@ def score(x, signal, noise):
         x = x if x.requires_grad else x.detach().requires_grad_()
         (slope,) = torch.autograd.grad(log_density(x, signal, noise).sum(), x, create_graph=True)
     return slope
+
+
+def noise_of_mixture(x, signal, noise):
+    return -noise * score(x, signal, noise).detach()
 
 
 # -- working backwards -----------------------------------------------------------------------------
@@ -171,7 +179,7 @@ def test_variance_after_euler_steps_is_exactly_that_of_the_recursion(sigma):
         assert solved_variance(*equation, times, 1.0) == pytest.approx(exact, rel=1e-12)
 
 
-@pytest.mark.parametrize(("sigma", "steps"), itertools.product(KNOWN, (10, 20, 100)))
+@pytest.mark.parametrize(("sigma", "steps"), list(itertools.product(KNOWN, (10, 20, 100))))
 def test_simulated_variance_is_that_of_the_recursion(sigma, steps):
     count, g = 200_000, rng(steps)
     start = torch.randn(count, 1, generator=g, dtype=torch.float64)
@@ -193,9 +201,9 @@ def test_forward_steps_have_order_one_too():
     process = PROCESSES["sub-VP"]
     exact = spread(process, 1.0, 0.3)
     errors = [
-        solved_variance(*s.forward(process), s.even_times(0, 1, n), 0.3) - exact for n in (800, 1600, 3200)
+        solved_variance(*s.forward(process), s.even_times(0, 1, n), 0.3) - exact for n in (200, 400, 800)
     ]
-    assert order(np.abs(errors)) == pytest.approx(1, abs=0.03)
+    assert order(np.abs(errors)) == pytest.approx(1, abs=0.05)
 
 
 def test_the_root_of_dt_and_the_side_where_the_step_begins():
@@ -280,11 +288,11 @@ def test_both_families_solve_the_equation_of_a_mixture(name, sigma):
     x = 1.5 * torch.randn(20, 2, generator=rng(5), dtype=torch.float64)
     for t in (0.2, 0.7):
         slope = time_slope(process, x, t)
-        values, spreads = s.divergence(lambda x: score(x, *level(process, t)), x)
+        values, spreads = s.divergence(lambda x, t=t: score(x, *level(process, t)), x)
         laplace = spreads + (values**2).sum(1)
         for build, sign in ((s.forward, 1), (s.reverse, -1)):
             drift, diffusion = build(process, score, sigma=sigma)
-            b, spreading = s.divergence(lambda x, drift=drift: drift(x, t), x)
+            b, spreading = s.divergence(lambda x, drift=drift, t=t: drift(x, t), x)
             changed = -spreading - (b * values).sum(1) + sign * float(diffusion(t)) ** 2 / 2 * laplace
             torch.testing.assert_close(changed, slope, rtol=1e-9, atol=1e-9)
 
@@ -294,10 +302,12 @@ def level(process, t):
 
 
 def time_slope(process, x, t):
-    """Derivative of log p in time, from five values."""
-    h = 1e-3
-    values = [log_density(x, *level(process, t + k * h)) for k in (-2, -1, 1, 2)]
-    return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
+    """Derivative of log p in time."""
+
+    def values(time):
+        return log_density(x, process.signal(time), process.variance(time).sqrt())
+
+    return torch.autograd.functional.jacobian(values, torch.tensor(t, dtype=torch.float64))
 
 
 def test_without_a_score_the_process_itself():
@@ -331,7 +341,7 @@ def test_divergence_is_the_trace_of_the_jacobian():
 def test_likelihood_converges_to_the_density_of_the_mixture(name):
     process = PROCESSES[name]
     x = torch.randn(30, 2, generator=rng(6), dtype=torch.float64)
-    end = process.horizon / 2
+    end = process.horizon / 4
 
     def prior(x):
         return log_density(x, *level(process, end))
@@ -340,8 +350,8 @@ def test_likelihood_converges_to_the_density_of_the_mixture(name):
     for steps in (20, 40, 80):
         found = s.log_likelihood(process, score, x, s.even_times(0, end, steps), prior=prior)
         errors.append(float((found - log_density(x, 1, 0)).abs().mean()))
-    assert errors[-1] < 1e-4
-    assert order(errors)[-1] == pytest.approx(4, abs=0.4)
+    assert errors[-1] < 2e-4
+    assert order(errors)[-1] == pytest.approx(4, abs=0.35)
 
 
 def test_likelihood_with_a_given_trace_and_at_a_later_time():
@@ -421,10 +431,10 @@ def test_fokker_planck_keeps_the_mass_and_the_sign(steps):
 
 def test_fokker_planck_leaves_a_stationary_density_alone():
     """The flux is exact for a drift that is linear: not only small, as the order says."""
-    grid, width = cells(6, 50)
+    grid, _ = cells(6, 50)
     density = normal(grid, 0, 1)
     found = s.fokker_planck(lambda x, t: -x / 2, 1.0, density, grid, [0.0, 0.1, 5.0, 100.0])
-    assert torch.allclose(found[-1], density / 1, rtol=1e-10, atol=1e-300)
+    assert torch.allclose(found[-1], density, rtol=1e-10, atol=1e-300)
 
 
 @pytest.mark.parametrize("sigma", [0.6, 1.0, 1.5])
@@ -443,13 +453,13 @@ def test_reverse_equations_lead_the_density_of_a_mixture_back(sigma):
 
 def test_the_histogram_of_the_paths_is_the_solved_density():
     """Forwards through a drift with two valleys, where no closed form is known."""
-    count, g = 400_000, rng(9)
+    count, g = 200_000, rng(9)
 
     def valleys(x, t):
         return x - x**3
 
     start = 0.3 * torch.randn(count, 1, generator=g, dtype=torch.float64)
-    end = s.euler_maruyama(valleys, 0.7, start, s.even_times(0, 2, 400), generator=g)[:, 0].numpy()
+    end = s.euler_maruyama(valleys, 0.7, start, s.even_times(0, 2, 200), generator=g)[:, 0].numpy()
     grid, width = cells(3, 600)
     found = s.fokker_planck(valleys, 0.7, normal(grid, 0, 0.09), grid, s.even_times(0, 2, 800))[-1]
     edges = np.linspace(-3, 3, 31)
@@ -487,7 +497,7 @@ def test_langevin_steps_are_its_formula():
 
 
 def test_correctors_have_the_variance_of_their_recursion_and_bring_it_nearer():
-    count, times = 200_000, s.even_times(10, 0, 40)
+    count, times = 100_000, s.even_times(10, 0, 40)
     variances = {}
     for corrections in (0, 1, 3):
         drift, diffusion = s.reverse(OU, gaussian_score(0.25))
@@ -539,38 +549,68 @@ def test_one_step_is_exact_for_data_in_a_point(solver, name):
     torch.testing.assert_close(to_data, centre.expand(8, 2), rtol=1e-12, atol=1e-12)
 
 
+def towards_the_data(process, steps):
+    """Times whose ratios are denser near the data, and the largest ratio."""
+    top = float(process.noise(process.horizon) / process.signal(torch.tensor(process.horizon).double()))
+    return process.time_of(top * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2), top
+
+
 @pytest.mark.parametrize(("solver", "expected"), [(s.exponential_euler, 1), (s.exponential_midpoint, 2)])
 @pytest.mark.parametrize("name", ["constant rate", "VE", "cosine"])
 def test_orders_of_the_exponential_solvers(solver, expected, name):
-    """Against the exact flow of a Gaussian, x times the root of the ratio of variances, down to the data."""
+    """Down to the data of a mixture, against SciPy's solution of dy/dr = model."""
+    process = PROCESSES[name]
+    x = column(-1.3, -0.2, 0.4, 1.5)
+    _, top = towards_the_data(process, 1)
+
+    def slope(r, y):
+        signal = 1 / math.sqrt(1 + r * r)  # any signal: the model of one y and one r is the same
+        return (
+            -r
+            * signal
+            * score(torch.from_numpy(y)[:, None] * signal, signal, r * signal).detach()[:, 0].numpy()
+        )
+
+    first = x[:, 0].numpy() / level(process, process.horizon)[0]
+    exact = integrate.solve_ivp(slope, (top, 0), first, rtol=1e-12, atol=1e-13, method="DOP853").y[:, -1]
+    errors = []
+    for steps in (50, 100, 200):
+        found = solver(process, noise_of_mixture, x, towards_the_data(process, steps)[0])
+        errors.append(np.abs(found[:, 0].numpy() - exact).mean())
+    assert order(errors) == pytest.approx(expected, abs=0.12)
+    assert errors[-1] < {1: 1e-2, 2: 3e-5}[expected]
+
+
+@pytest.mark.parametrize("name", ["constant rate", "VE", "cosine"])
+def test_the_midpoint_has_order_three_for_a_gaussian(name):
+    """The term of order 2, y3 / 24 + a y2 / 8, vanishes for y = sqrt(s**2 + r**2) and a = y1 / y.
+
+    Here y1, y2, y3 are the derivatives of y, and the equation is y1 = a y.
+    """
     process = PROCESSES[name]
     exact = math.sqrt(0.25 / spread(process, process.horizon, 0.25))
-    top = float(process.noise(process.horizon) / process.signal(torch.tensor(process.horizon).double()))
     errors = []
-    for steps in (100, 200, 400):
-        times = process.time_of(top * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2)
-        errors.append(abs(float(solver(process, gaussian_noise(0.25), column(1.0), times)) - exact))
-    assert order(errors) == pytest.approx(expected, abs=0.12)
-    assert errors[-1] < {1: 2e-2, 2: 1e-4}[expected]
+    for steps in (25, 50, 100):
+        times, _ = towards_the_data(process, steps)
+        found = s.exponential_midpoint(process, gaussian_noise(0.25), column(1.0), times)
+        errors.append(abs(float(found) - exact))
+    assert order(errors) == pytest.approx(3, abs=0.06)
 
 
 def test_the_first_order_is_ddim_without_noise():
     process = PROCESSES["VP"]
     x = torch.randn(6, 2, generator=rng(), dtype=torch.float64)
 
-    def model(x, signal, noise):
-        return -noise * score(x, signal, noise).detach()
-
     times = s.even_times(1, 0.05, 7)
-    path = s.exponential_euler(process, model, x, times, keep=True)
+    path = s.exponential_euler(process, noise_of_mixture, x, times, keep=True)
     assert path.shape == (8, 6, 2)
     for i, (now, then) in enumerate(itertools.pairwise(times.tolist())):
         (a, b), (c, d) = level(process, now), level(process, then)
-        eps = model(path[i], a, b)
+        eps = noise_of_mixture(path[i], a, b)
         data = (path[i] - b * eps) / a
         assert torch.allclose(path[i + 1], c * data + d * eps, rtol=1e-12, atol=1e-13)
     assert torch.equal(path[0], x)
-    assert torch.equal(path[-1], s.exponential_euler(process, model, x, times))
+    assert torch.equal(path[-1], s.exponential_euler(process, noise_of_mixture, x, times))
 
 
 def test_the_solvers_of_the_flow_agree_with_a_general_one():
@@ -582,10 +622,8 @@ def test_the_solvers_of_the_flow_agree_with_a_general_one():
         return drift(torch.from_numpy(y)[:, None], float(t)).detach()[:, 0].numpy()
 
     exact = integrate.solve_ivp(slope, (3, 0.1), x[:, 0].numpy(), rtol=1e-11, atol=1e-12).y[:, -1]
-    found = s.exponential_midpoint(
-        process, lambda x, a, b: -b * score(x, a, b).detach(), x, s.even_times(3, 0.1, 1500)
-    )
-    assert found[:, 0].numpy() == pytest.approx(exact, abs=2e-5)
+    found = s.exponential_midpoint(process, noise_of_mixture, x, s.even_times(3, 0.1, 600))
+    assert found[:, 0].numpy() == pytest.approx(exact, abs=1e-4)
 
 
 def test_evaluations_of_a_step():
