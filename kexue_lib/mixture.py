@@ -118,10 +118,9 @@ def moments(mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
 def noised(mixture: GaussianMixture, signal: Level, noise: Level) -> GaussianMixture:
     """Return the law of ``signal * x_0 + noise * eps``, which is a mixture with the same weights."""
     signal, noise = _level("signal", signal), _level("noise", noise)
-    own = noise**2
-    if not mixture.isotropic:
-        own = own * torch.eye(mixture.dim, dtype=torch.float64, device=mixture.means.device)
-    return GaussianMixture(mixture.weights, signal * mixture.means, signal**2 * mixture.covariances + own)
+    identity = 1.0 if mixture.isotropic else _identity(mixture)
+    spread = signal**2 * mixture.covariances + noise**2 * identity
+    return GaussianMixture(mixture.weights, signal * mixture.means, spread)
 
 
 def log_density(mixture: GaussianMixture, x: Tensor, signal: Level = 1.0, noise: Level = 0.0) -> Tensor:
@@ -214,8 +213,11 @@ def _under_noise(
 def _matrices(mixture: GaussianMixture) -> Tensor:
     if not mixture.isotropic:
         return mixture.covariances
-    eye = torch.eye(mixture.dim, dtype=torch.float64, device=mixture.means.device)
-    return mixture.covariances[:, None, None] * eye
+    return mixture.covariances[:, None, None] * _identity(mixture)
+
+
+def _identity(mixture: GaussianMixture) -> Tensor:
+    return torch.eye(mixture.dim, dtype=torch.float64, device=mixture.means.device)
 
 
 def _joint(law: GaussianMixture, x: Tensor) -> Tensor:
@@ -238,14 +240,16 @@ def _slopes(law: GaussianMixture, x: Tensor) -> Tensor:
     centred = law.means - x[:, None, :]
     if law.isotropic:
         return centred / law.covariances[:, None]
-    return torch.linalg.solve(law.covariances, centred[..., None])[..., 0]
+    slopes: Tensor = torch.linalg.solve(law.covariances, centred[..., None])
+    return slopes[..., 0]
 
 
 def _gains(mixture: GaussianMixture, law: GaussianMixture, signal: Level) -> Tensor:
     """Return by how much x_0 follows x_t in each part, (k,) or (k, d, d): Cov(x_0, x_t) / Var(x_t)."""
     if law.isotropic:
         return float(signal) * mixture.covariances / law.covariances
-    return float(signal) * torch.linalg.solve(law.covariances, mixture.covariances).mT
+    gains: Tensor = torch.linalg.solve(law.covariances, mixture.covariances)
+    return float(signal) * gains.mT
 
 
 def _posterior_means(mixture: GaussianMixture, law: GaussianMixture, gain: Tensor, x: Tensor) -> Tensor:
