@@ -155,7 +155,7 @@ def hessian(mixture: GaussianMixture, x: Tensor, signal: Level = 1.0, noise: Lev
     spread = torch.cat([_covariance(r[rows], _slopes(law, x[rows])) for rows in _rows(law, x)])
     if law.isotropic:
         return spread - torch.diag_embed((r / law.covariances).sum(1, keepdim=True).expand(x.shape))
-    return spread - torch.einsum("nk,kde->nde", r, torch.linalg.inv(law.covariances))
+    return spread - torch.einsum("nk,kde->nde", r, _precisions(law))
 
 
 def denoised(mixture: GaussianMixture, x: Tensor, signal: Level = 1.0, noise: Level = 0.0) -> Tensor:
@@ -235,13 +235,17 @@ def _joint(law: GaussianMixture, x: Tensor) -> Tensor:
     return law.weights.log() - (squares + volumes + law.dim * math.log(2 * math.pi)) / 2
 
 
+def _precisions(law: GaussianMixture) -> Tensor:
+    return torch.cholesky_inverse(torch.linalg.cholesky(law.covariances))
+
+
 def _slopes(law: GaussianMixture, x: Tensor) -> Tensor:
     """Return the score (n, k, d) of each part."""
     centred = law.means - x[:, None, :]
     if law.isotropic:
         return centred / law.covariances[:, None]
-    slopes: Tensor = torch.linalg.solve(law.covariances, centred[..., None])
-    return slopes[..., 0]
+    slopes: Tensor = torch.einsum("kde,nke->nkd", _precisions(law), centred)
+    return slopes
 
 
 def _gains(mixture: GaussianMixture, law: GaussianMixture, signal: Level) -> Tensor:
@@ -257,7 +261,7 @@ def _posterior_means(mixture: GaussianMixture, law: GaussianMixture, gain: Tenso
     centred = x[:, None, :] - law.means
     if law.isotropic:
         return mixture.means + gain[:, None] * centred
-    return mixture.means + (gain @ centred[..., None])[..., 0]
+    return mixture.means + torch.einsum("kde,nke->nkd", gain, centred)
 
 
 def _mean(r: Tensor, values: Tensor) -> Tensor:
