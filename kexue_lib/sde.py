@@ -11,7 +11,6 @@ caller returns is looked at in the first step. No solver computes gradients.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -88,11 +87,6 @@ class Process:
             (rate,) = torch.autograd.grad(signal.log().sum(), t)
             (slope,) = torch.autograd.grad(variance.sum(), t)
         return signal.detach(), variance.detach(), rate, slope - 2 * rate * variance.detach()
-
-    def _levels(self, t: float) -> tuple[float, float, float, float]:
-        """Return signal, noise, drift rate and diffusion as floats."""
-        signal, variance, rate, squared = (float(value) for value in self._at(t))
-        return signal, math.sqrt(variance), rate, math.sqrt(max(squared, 0.0))
 
     def noise(self, t: float | Tensor) -> Tensor:
         r"""Return :math:`\bar\beta_t`, the standard deviation of the noise."""
@@ -191,21 +185,49 @@ def reverse(process: Process, score: Model, *, sigma: Diffusion = 1.0) -> tuple[
     return _family(process, score, sigma, 1)
 
 
-def _family(process: Process, score: Model | None, sigma: Diffusion, sign: int) -> tuple[Drift, Diffusion]:
-    multiple = None if callable(sigma) else real("sigma", sigma, 0)
-    slope = None if score is None else _watched("score", score)
-    levels = cache(process._levels)  # solvers ask for drift and diffusion at the same few times
+class _Levels(dict[float, tuple[float, float, float, float]]):
+    """Signal, noise, drift rate and diffusion of a process, differentiated at once for many times."""
 
-    def strength(t: float) -> float:
-        return _strengths("sigma", sigma, [t])[0] if multiple is None else multiple * levels(t)[-1]
+    def __init__(self, process: Process, times: Sequence[float] = ()) -> None:
+        self.process = process
+        self.fill(times)
+
+    def fill(self, times: Sequence[float]) -> None:
+        new = [t for t in times if t not in self]
+        signal, variance, rate, squared = self.process._at(torch.tensor(new, dtype=torch.float64))
+        columns = signal, variance.clamp_min(0).sqrt(), rate, squared.clamp_min(0).sqrt()
+        self.update(zip(new, zip(*(column.tolist() for column in columns), strict=True), strict=True))
+
+    def __missing__(self, t: float) -> tuple[float, float, float, float]:
+        self.fill([t])
+        return self[t]
+
+
+class _Sigma:
+    """The sigma of an equation, a function of time, and what its drift needs at the same times."""
+
+    def __init__(self, process: Process, sigma: Diffusion) -> None:
+        self.levels, self.sigma = _Levels(process), sigma if callable(sigma) else real("sigma", sigma, 0)
+
+    def __call__(self, t: float) -> float:
+        return (
+            _strengths("sigma", self.sigma, [t])[0]
+            if callable(self.sigma)
+            else self.sigma * self.levels[t][-1]
+        )
+
+
+def _family(process: Process, score: Model | None, sigma: Diffusion, sign: int) -> tuple[Drift, Diffusion]:
+    own = _Sigma(process, sigma)
+    slope = None if score is None else _watched("score", score)
 
     def drift(x: Tensor, t: float) -> Tensor:
-        signal, noise, rate, g = levels(t)
+        signal, noise, rate, g = own.levels[t]
         if slope is None:
             return x * rate
-        return torch.add(x * rate, slope(x, signal, noise), alpha=-(g**2 + sign * strength(t) ** 2) / 2)
+        return torch.add(x * rate, slope(x, signal, noise), alpha=-(g**2 + sign * own(t) ** 2) / 2)
 
-    return drift, strength
+    return drift, own
 
 
 # -- guards ------------------------------------------------------------------------------------
@@ -235,6 +257,8 @@ def _states(start: Tensor) -> Tensor:
 
 def _strengths(name: str, diffusion: Diffusion, times: Sequence[float]) -> list[float]:
     """Return what multiplies the noise at each of the times, before the first step."""
+    if isinstance(diffusion, _Sigma):
+        diffusion.levels.fill(times)
     if callable(diffusion):
         return [real(f"{name} at time {t:.4g}", float(diffusion(t)), 0) for t in times]
     return [real(name, diffusion, 0)] * len(times)
@@ -361,9 +385,11 @@ def predictor_corrector(
     x, t = _states(start), _monotone(times)
     ratio, corrections = real("ratio", ratio, 0, open_low=True), integer("corrections", corrections, 0)
     drift, diffusion = reverse(process, score, sigma=sigma)
+    _strengths("sigma", diffusion, t)
+    levels = _Levels(process, t)
     for pair in pairwise(t):
         x = euler_maruyama(drift, diffusion, x, pair, generator=generator)
-        signal, noise, *_ = process._levels(pair[1])
+        signal, noise, *_ = levels[pair[1]]
         if noise and corrections:
             here = _at_level(score, signal, noise)
             x = langevin(here, x, step=2 * (ratio * noise) ** 2, steps=corrections, generator=generator)
@@ -461,10 +487,10 @@ def log_likelihood(
         is differentiated by `divergence`.
     """
     x, t, score = _states(x), _monotone(times, "increasing"), _watched("score", score)
-    total, levels = torch.zeros_like(x[:, 0]), cache(process._levels)
+    total, levels = torch.zeros_like(x[:, 0]), _Levels(process, [*t, *((a + b) / 2 for a, b in pairwise(t))])
 
     def slopes(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        signal, noise, rate, g = levels(t)
+        signal, noise, rate, g = levels[t]
         here = _at_level(score, signal, noise)
         if trace is None:
             values, spread = divergence(here, x)
@@ -475,8 +501,8 @@ def log_likelihood(
     for a, b in pairwise(t):
         h = b - a
         one = slopes(x, a)
-        two = slopes(x + h / 2 * one[0], a + h / 2)
-        three = slopes(x + h / 2 * two[0], a + h / 2)
+        two = slopes(x + h / 2 * one[0], (a + b) / 2)
+        three = slopes(x + h / 2 * two[0], (a + b) / 2)
         four = slopes(x + h * three[0], b)
         x, total = (
             old + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
@@ -484,7 +510,7 @@ def log_likelihood(
         )
     if prior is not None:
         return total + _checked("prior", prior(x), total)
-    variance = levels(t[-1])[1] ** 2
+    variance = levels[t[-1]][1] ** 2
     return total - ((x**2).sum(1) / variance + x.shape[1] * math.log(2 * math.pi * variance)) / 2
 
 

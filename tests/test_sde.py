@@ -496,25 +496,29 @@ def test_langevin_steps_are_its_formula():
     assert torch.allclose(end, x, rtol=1e-14)
 
 
-def test_correctors_have_the_variance_of_their_recursion_and_bring_it_nearer():
-    count, times = 100_000, s.even_times(10, 0, 40)
-    variances = {}
+def test_correctors_have_the_moments_of_their_recursion_and_bring_them_nearer():
+    """From a mean far away, so that it is known to many digits; the last noise is not 0."""
+    count, times = 50_000, s.even_times(10, 0.2, 40)
+    exact, errors = spread(OU, 0.2, 0.25), {}
     for corrections in (0, 1, 3):
         drift, diffusion = s.reverse(OU, gaussian_score(0.25))
-        variance = 1.0
+        variance, mean = 1.0, 1e4
         for pair in itertools.pairwise(times.tolist()):
+            mean *= 1 + (pair[1] - pair[0]) * float(drift(column(1.0), pair[0]))
             variance = exact_variance(drift, diffusion, torch.tensor(pair, dtype=torch.float64), variance)
-            step, slope = 2 * 0.3**2 * float(OU.noise(pair[1])) ** 2, -1 / spread(OU, pair[1], 0.25)
+            step, slope = 2 * (0.4 * float(OU.noise(pair[1]))) ** 2, -1 / spread(OU, pair[1], 0.25)
             for _ in range(corrections):
+                mean *= 1 + step * slope
                 variance = (1 + step * slope) ** 2 * variance + 2 * step
         g = rng(11)
-        start = torch.randn(count, 1, generator=g, dtype=torch.float64)
+        start = 1e4 + torch.randn(count, 1, generator=g, dtype=torch.float64)
         found = s.predictor_corrector(
-            OU, gaussian_score(0.25), start, times, ratio=0.3, corrections=corrections, generator=g
+            OU, gaussian_score(0.25), start, times, ratio=0.4, corrections=corrections, generator=g
         )
-        assert abs(float((found**2).mean()) - variance) < 4.5 * variance * math.sqrt(2 / count)
-        variances[corrections] = variance
-    assert 0.25 < variances[3] < variances[1] < variances[0]
+        assert abs(float(found.mean()) - mean) < 4.5 * math.sqrt(variance / count)
+        assert abs(float(found.var()) - variance) < 4.5 * variance * math.sqrt(2 / count)
+        errors[corrections] = abs(variance - exact)
+    assert errors[3] < errors[0]
 
 
 def test_a_predictor_alone_is_euler():
