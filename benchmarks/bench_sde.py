@@ -1,4 +1,4 @@
-"""Time Euler steps of the reverse Ornstein-Uhlenbeck equation beside torchsde, diffrax and the noise alone."""
+"""Time Euler steps of the reverse Ornstein-Uhlenbeck equation beside torchsde, diffrax, the noise alone."""
 
 import math
 from importlib.metadata import version
