@@ -144,6 +144,15 @@ def test_large_variance_by_its_logarithm_in_diffusers():
     assert scale == pytest.approx(float(ddpm.large_variance(schedule)[499].sqrt()), rel=1e-3)
 
 
+def test_jumps_of_the_ancestral_sampler_with_evenly_spaced_times_in_diffusers():
+    """The same times, and right: what follows is a fault of DDIM alone."""
+    scheduler = scheduler_of("DDPMScheduler", "linear", timestep_spacing="linspace")
+    start = torch.randn(40, 3, generator=rng(5))
+    theirs, schedule = run_of(scheduler, "linear", 10, start, generator=rng(6))
+    ours = ddpm.ancestral(model, schedule, start, variance="small", generator=rng(6))
+    torch.testing.assert_close(ours, theirs, **TOLERANCE)
+
+
 @pytest.mark.xfail(
     strict=True, reason="diffusers#12633: DDIM jumps by 1000 // steps, whatever times it has chosen"
 )
