@@ -1,0 +1,476 @@
+r"""Diffusion in discrete steps: schedules, the DDPM and DDIM samplers, and a small noise network.
+
+``x_t = signal[t] * x_0 + noise[t] * eps``: signal and noise are standard deviations (the posts'
+:math:`\bar\alpha_t, \bar\beta_t`), and index 0 is the data. One step takes ``x_t = step_signal * x_{t-1} +
+step_noise * eps`` (:math:`\alpha_t, \beta_t`; DDPM's :math:`\beta_t` is our ``step_noise**2``). A *noise
+model* is a function ``model(x, signal, noise)`` that guesses eps; it gets floats and no index of time, so that
+one network serves every sub-sequence. It must not keep x, which is overwritten later.
+"""
+
+import contextlib
+import hashlib
+import io
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from kexue_lib import mixture as mixtures
+from kexue_lib.arguments import integer, one_of, real, refuse
+from kexue_lib.data import digits_split
+from kexue_lib.randomness import stream
+
+Model = Callable[[Tensor, float, float], Tensor]
+Level = float | Tensor
+
+
+# -- schedules ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How much signal and noise there is in x_0, ..., x_T.
+
+    Parameters
+    ----------
+    signal, noise : float64 tensors (T + 1,)
+        Signal positive, noise not negative (0 for the data), ``noise / signal`` strictly increasing.
+
+    Raises
+    ------
+    ValueError
+        If they are not so.
+    """
+
+    signal: Tensor
+    noise: Tensor
+
+    def __post_init__(self) -> None:
+        for name, table in (("signal", self.signal), ("noise", self.noise)):
+            if table.ndim != 1 or len(table) < 2 or table.shape != self.signal.shape:
+                raise refuse(
+                    f"shape of {name}", tuple(table.shape), "(T + 1,) with T >= 1, the same for both"
+                )
+            if table.dtype != torch.float64:
+                raise refuse(f"dtype of {name}", table.dtype, "torch.float64, whose digits small steps need")
+        ratio = self.noise / self.signal
+        grows = torch.cat([ratio[:1] >= 0, ratio.diff() > 0])
+        for name, values, good, allowed in (
+            ("signal", self.signal, self.signal.isfinite() & (self.signal > 0), "a positive number"),
+            ("noise", self.noise, self.noise.isfinite() & (self.noise >= 0), "a number >= 0"),
+            ("noise / signal", ratio, grows, "more than the one before"),
+        ):
+            if not bool(good.all()):
+                first = int((~good).int().argmax())
+                raise refuse(f"{name} at index {first}", float(values[first]), allowed)
+
+    @property
+    def steps(self) -> int:
+        """Return the number of steps T."""
+        return len(self.signal) - 1
+
+    @property
+    def step_signal(self) -> Tensor:
+        r"""Return :math:`\alpha_t`, t = 1..T, shape (T,)."""
+        return self.signal[1:] / self.signal[:-1]
+
+    @property
+    def step_noise(self) -> Tensor:
+        r"""Return :math:`\beta_t`, t = 1..T, shape (T,): what one step adds to the noise that it shrinks."""
+        shrunk = self.step_signal * self.noise[:-1]
+        return ((self.noise[1:] - shrunk) * (self.noise[1:] + shrunk)).sqrt()
+
+    @property
+    def snr(self) -> Tensor:
+        """Return the signal-to-noise ratios ``(signal / noise)**2``, shape (T + 1,); infinite at the data."""
+        return (self.signal / self.noise) ** 2
+
+
+def variance_preserving(signal: Tensor) -> Schedule:
+    """Return the schedule with ``signal**2 + noise**2 = 1``.
+
+    Where signal is near 1 its last digit decides the noise; from small steps use `from_step_variances`.
+    """
+    return Schedule(signal, ((1 - signal) * (1 + signal)).clamp_min(0).sqrt())
+
+
+def from_step_variances(variances: Tensor) -> Schedule:
+    r"""Return the variance-preserving schedule with :math:`\beta_t^2` = variances (T,), each in (0, 1).
+
+    Sums of logarithms instead of products, so that the noise keeps all its digits.
+    """
+    variances = torch.as_tensor(variances, dtype=torch.float64)
+    if variances.ndim != 1 or not len(variances) or not bool(((variances > 0) & (variances < 1)).all()):
+        raise refuse("variances", variances, "one or more numbers, between 0 and 1")
+    logs = torch.cat([variances.new_zeros(1), torch.log1p(-variances).cumsum(0)])
+    return Schedule((logs / 2).exp(), (-torch.expm1(logs)).sqrt())
+
+
+def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
+    """Return DDPM's schedule (Ho et al., 2020): step variances evenly from first to last."""
+    first, last = (
+        real(name, value, 0, 1, open_low=True) for name, value in (("first", first), ("last", last))
+    )
+    return from_step_variances(torch.linspace(first, last, integer("steps", steps, 1), dtype=torch.float64))
+
+
+def linear_post(steps: int = 1000) -> Schedule:
+    r"""Return the posts' schedule :math:`\alpha_t = \sqrt{1 - 0.02\,t/T}`."""
+    steps = integer("steps", steps, 1)
+    return from_step_variances(0.02 * torch.arange(1, steps + 1, dtype=torch.float64) / steps)
+
+
+def cosine(steps: int = 1000) -> Schedule:
+    r"""Return the schedule of Nichol and Dhariwal (2021): :math:`\bar\alpha_t` as a cosine.
+
+    ``signal = cos(u) / cos(u_0)`` with u even from ``u_0 = 0.008/1.008 * pi/2`` to pi/2, and no step variance
+    above 0.999, so that the last step does not remove all signal.
+    """
+    steps = integer("steps", steps, 1)
+    u = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * (math.pi / 2)
+    # 1 - cos(b)**2 / cos(a)**2 without its cancellation
+    variances = (u[1:] - u[:-1]).sin() * (u[1:] + u[:-1]).sin() / u[:-1].cos() ** 2
+    return from_step_variances(variances.clamp_max(0.999))
+
+
+def subsequence(schedule: Schedule, times: Sequence[int] | Tensor) -> Schedule:
+    """Return the schedule that jumps: signal and noise at the times, strictly increasing from 0.
+
+    Steps are computed anew from what signal and noise are left, so that every x_t keeps its law.
+    """
+    given = torch.as_tensor(times)
+    whole = (
+        given.ndim == 1 and len(given) > 1 and not (given.is_floating_point() or given.dtype == torch.bool)
+    )
+    if not whole or int(given[0]) or bool((given.diff() <= 0).any()) or int(given[-1]) > schedule.steps:
+        raise refuse("times", times, f"integers from 0 to at most {schedule.steps}, strictly increasing")
+    given = given.to(schedule.signal.device)
+    return Schedule(schedule.signal[given], schedule.noise[given])
+
+
+def evenly(schedule: Schedule, jumps: int) -> Schedule:
+    """Return the sub-sequence from 0 to T in so many jumps, as even as integers allow."""
+    jumps = integer("jumps", jumps, 1, schedule.steps)
+    return subsequence(schedule, torch.arange(jumps + 1) * schedule.steps // jumps)
+
+
+# -- steps -------------------------------------------------------------------------------------
+
+
+def diffuse(x0: Tensor, signal: Level, noise: Level, *, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return ``x_t = signal * x_0 + noise * eps`` and eps; signal and noise are numbers, or (n,) for rows."""
+    signal, noise = _column("signal", signal, x0), _column("noise", noise, x0)
+    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+    return signal * x0 + noise * eps, eps
+
+
+def small_variance(schedule: Schedule) -> Tensor:
+    r"""Return :math:`\bar\beta_{t-1}^2\beta_t^2/\bar\beta_t^2`, the variance of :math:`p(x_{t-1}|x_t,x_0)`, (T,).
+
+    It is that of :math:`p(x_{t-1}|x_t)` if the data are a single point.
+    """
+    return (schedule.noise[:-1] * schedule.step_noise / schedule.noise[1:]) ** 2
+
+
+def large_variance(schedule: Schedule) -> Tensor:
+    r"""Return :math:`\beta_t^2`, (T,): exact if the data are a unit Gaussian (and the schedule keeps variance)."""
+    return schedule.step_noise**2
+
+
+def learned_variance(v: Level, schedule: Schedule) -> Tensor:
+    """Return ``large**v * small**(1 - v)`` (Nichol and Dhariwal, 2021), v in [0, 1] of shape () or (..., T)."""
+    v = torch.as_tensor(v, dtype=torch.float64)
+    if (v.ndim and v.shape[-1] != schedule.steps) or not bool(((v >= 0) & (v <= 1)).all()):
+        raise refuse("v", v, f"numbers from 0 to 1, one or {schedule.steps}")
+    return large_variance(schedule) ** v * small_variance(schedule) ** (1 - v)
+
+
+def bridge(x0: Tensor, xt: Tensor, schedule: Schedule, t: int, sigma: float) -> Tensor:
+    r"""Return the mean of DDIM's :math:`p(x_{t-1}|x_t,x_0)`, whose covariance is ``sigma**2 * I``.
+
+    ``kappa * x_t + lambda * x_0`` with ``kappa = sqrt(noise[t-1]**2 - sigma**2) / noise[t]`` and
+    ``lambda = signal[t-1] - kappa * signal[t]`` keeps all marginals, for any sigma from 0 to ``noise[t-1]``;
+    the root of `small_variance` is DDPM's.
+    """
+    t = integer("t", t, 1, schedule.steps)
+    noise = float(schedule.noise[t - 1])
+    sigma = real("sigma", sigma, 0, noise)
+    kappa = math.sqrt((noise - sigma) * (noise + sigma)) / float(schedule.noise[t])
+    return kappa * xt + (float(schedule.signal[t - 1]) - kappa * float(schedule.signal[t])) * x0
+
+
+def ddim_step(x: Tensor, eps: Tensor, schedule: Schedule, t: int, sigma: float = 0.0) -> Tensor:
+    """Return the mean of DDIM's step from x_t: `bridge` with the data that x and eps point to."""
+    x0 = (x - float(schedule.noise[t]) * eps) / float(schedule.signal[t])
+    return bridge(x0, x, schedule, t, sigma)
+
+
+def ancestral_step(x: Tensor, eps: Tensor, schedule: Schedule, t: int) -> Tensor:
+    r"""Return the mean of DDPM's step from x_t, :math:`(x - \beta_t^2/\bar\beta_t\,\epsilon)/\alpha_t`."""
+    t = integer("t", t, 1, schedule.steps)
+    alpha, beta = float(schedule.step_signal[t - 1]), float(schedule.step_noise[t - 1])
+    return (x - beta**2 / float(schedule.noise[t]) * eps) / alpha
+
+
+# -- samplers ----------------------------------------------------------------------------------
+
+
+def ancestral(
+    model: Model,
+    schedule: Schedule,
+    start: Tensor,
+    *,
+    variance: Literal["small", "large"] | Tensor = "small",
+    generator: Generator,
+    keep: bool = False,
+) -> Tensor:
+    r"""Sample as DDPM does: ``x_{t-1} = (x_t - beta_t**2 / noise_t * eps) / alpha_t + sigma_t * z``.
+
+    Parameters
+    ----------
+    model : function ``model(x, signal, noise)``
+    start : tensor (n, ...)
+        x_T; dtype and device are its own throughout.
+    variance : "small", "large" or tensor (T,)
+        The table of :math:`\sigma_t^2`. A step that ends in the data (noise 0) adds none.
+    keep : bool
+        Return all states (T + 1, n, ...) from x_T to x_0, and not only x_0 (n, ...).
+
+    Raises
+    ------
+    ValueError
+        If an argument is not as described, or the model returns another shape, or numbers not finite in the
+        first step.
+    """
+    if isinstance(variance, Tensor):
+        good = variance.shape == (schedule.steps,) and bool((variance.isfinite() & (variance >= 0)).all())
+        if not good:
+            raise refuse("variance", variance, f"{schedule.steps} numbers >= 0, one for each step")
+        table = variance.double()
+    elif variance in ("small", "large"):
+        table = small_variance(schedule) if variance == "small" else large_variance(schedule)
+    else:
+        raise refuse("variance", variance, one_of(variance, ["small", "large"]) + ", or a tensor")
+    alpha, beta = schedule.step_signal, schedule.step_noise
+    sigma = torch.where(schedule.noise[:-1].to(table.device) > 0, table, 0).sqrt()
+    pull = -(beta**2) / (schedule.noise[1:] * alpha)
+    return _walk(model, schedule, start, 1 / alpha, pull, sigma, generator, keep)
+
+
+def ddim(
+    model: Model,
+    schedule: Schedule,
+    start: Tensor,
+    *,
+    eta: float | Tensor = 0.0,
+    generator: Generator | None = None,
+    keep: bool = False,
+) -> Tensor:
+    """Sample as DDIM does: ``x_{t-1} = signal_{t-1} * x0 + sqrt(noise_{t-1}**2 - sigma_t**2) * eps + sigma_t z``.
+
+    Here ``x0 = (x_t - noise_t * eps) / signal_t`` and ``sigma_t**2 = eta**2 * small_variance``.
+
+    Parameters
+    ----------
+    model, start, keep : as for `ancestral`
+    eta : float or tensor (T,)
+        0 is deterministic, 1 is DDPM with the small variance; at most ``noise_t / step_noise_t``.
+    generator : torch.Generator, on the device of start
+        Not needed for eta 0.
+    """
+    limit = schedule.noise[1:] / schedule.step_noise
+    etas = torch.as_tensor(eta, dtype=torch.float64, device=limit.device)
+    fits = etas.shape in ((), limit.shape) and bool((etas.isfinite() & (etas >= 0)).all())
+    # Nothing limits the step into the data, which has no noise to give.
+    if not fits or bool(((schedule.noise[:-1] > 0) & (etas > limit * (1 + 1e-12))).any()):
+        most = f"{float(limit[schedule.noise[:-1] > 0].min()):.6g}" if schedule.steps > 1 else "any size"
+        raise refuse("eta", eta, f"a number >= 0, or one for each step; here {most} at most for all steps")
+    squares = etas**2 * small_variance(schedule)
+    keeping = schedule.signal[:-1] / schedule.signal[1:]
+    pull = (schedule.noise[:-1] ** 2 - squares).clamp_min(0).sqrt() - keeping * schedule.noise[1:]
+    return _walk(model, schedule, start, keeping, pull, squares.sqrt(), generator, keep)
+
+
+def ddim_encode(model: Model, schedule: Schedule, x0: Tensor, *, keep: bool = False) -> Tensor:
+    """Run `ddim` with eta 0 from the data to x_T, by Euler's steps of the same equation.
+
+    Each step asks the model where it begins, but the first one at the noise where it ends: the data have none.
+    """
+    signal, noise = schedule.signal, schedule.noise
+    ahead = signal[1:] / signal[:-1]
+    push = noise[1:] - ahead * noise[:-1]
+    at = torch.arange(schedule.steps)
+    at[0] = int(noise[0] == 0)
+    levels = list(zip(signal[at].tolist(), noise[at].tolist(), strict=True))
+    moves = list(zip(ahead.tolist(), push.tolist(), [0.0] * len(levels), strict=True))
+    return _run(model, x0, levels, moves, None, keep)
+
+
+def _walk(
+    model: Model,
+    schedule: Schedule,
+    start: Tensor,
+    keeping: Tensor,
+    pull: Tensor,
+    sigma: Tensor,
+    generator: Generator | None,
+    keep: bool,
+) -> Tensor:
+    """Go down the schedule by ``x = keeping * x + pull * eps + sigma * z``."""
+    levels = list(zip(schedule.signal[1:].tolist(), schedule.noise[1:].tolist(), strict=True))[::-1]
+    moves = list(zip(keeping.tolist(), pull.tolist(), sigma.tolist(), strict=True))[::-1]
+    return _run(model, start, levels, moves, generator, keep)
+
+
+def _run(
+    model: Model,
+    start: Tensor,
+    levels: list[tuple[float, float]],
+    moves: list[tuple[float, float, float]],
+    generator: Generator | None,
+    keep: bool,
+) -> Tensor:
+    if not start.ndim or not start.is_floating_point() or not bool(start.isfinite().all()):
+        raise refuse("start", start, "finite floating-point numbers (n, ...)")
+    if generator is None and any(sigma for *_, sigma in moves):
+        raise refuse("generator", generator, "a torch.Generator, because noise has to be drawn")
+    x, other = start.detach().clone(), torch.empty_like(start)
+    states = [start.detach()]
+    with torch.no_grad():
+        for (signal, noise), (keeping, pull, sigma) in zip(levels, moves, strict=True):
+            eps = model(x, signal, noise)
+            if not isinstance(eps, Tensor) or eps.shape != x.shape:
+                shape = tuple(eps.shape) if isinstance(eps, Tensor) else eps
+                raise refuse("shape of what model returns", shape, str(tuple(x.shape)))
+            if len(states) == 1 and not bool(eps.isfinite().all()):
+                raise refuse("a value of model", float(eps[~eps.isfinite()][0]), "finite numbers")
+            if sigma:  # drawn where the sum is made, so that there is nothing to copy
+                other.normal_(0, sigma, generator=generator).add_(x, alpha=keeping)
+            else:
+                torch.mul(x, keeping, out=other)
+            x, other = other.add_(eps, alpha=pull), x
+            states[1:] = [*states[1:], x.clone()] if keep else [x]
+    return torch.stack(states) if keep else x
+
+
+def _column(name: str, level: Level, x: Tensor) -> Tensor:
+    """Return a number for each row of x, ready to be multiplied with it."""
+    level = torch.as_tensor(level, dtype=x.dtype, device=x.device)
+    if level.numel() not in (1, len(x)) or not bool((level.isfinite() & (level >= 0)).all()):
+        raise refuse(name, level, f"a finite number >= 0, or {len(x)}, one for each row")
+    return level.reshape(-1, *(1 for _ in x.shape[1:]))
+
+
+# -- models ------------------------------------------------------------------------------------
+
+
+def perfect(mixture: mixtures.GaussianMixture) -> Model:
+    """Return the best possible noise model for data from the mixture: E[eps | x_t]."""
+
+    def model(x: Tensor, signal: float, noise: float) -> Tensor:
+        return mixtures.predicted_noise(mixture, x, signal, noise).to(x.dtype)
+
+    return model
+
+
+class NoiseNetwork(nn.Module):
+    """A residual multilayer perceptron that guesses eps from x_t.
+
+    It sees x_t at unit scale and the logarithm of noise / signal as sines. Its last layer guesses
+    ``v = signal * eps - noise * x_0``, from which ``eps = noise * x_t + signal * v`` is right in the limit of
+    pure noise, where its error would be divided by the vanishing signal.
+
+    Parameters
+    ----------
+    dim, width, blocks : int
+        Dimension of x, width of the hidden layers, number of residual blocks.
+    classes : int
+        Number of labels it can be told; 0 for none.
+    generator : torch.Generator
+        For the first weights.
+    """
+
+    def __init__(
+        self, dim: int, width: int = 256, blocks: int = 3, *, classes: int = 0, generator: Generator
+    ) -> None:
+        super().__init__()
+        dim, width, blocks = integer("dim", dim, 1), integer("width", width, 2), integer("blocks", blocks, 1)
+
+        def layer(size: int, out: int, scale: float = 1.0) -> nn.Linear:
+            made = nn.utils.skip_init(nn.Linear, size, out, device=generator.device)
+            nn.init.normal_(made.weight, 0, scale / math.sqrt(size), generator=generator)
+            nn.init.zeros_(made.bias)
+            return made
+
+        self.classes = integer("classes", classes, 0)
+        self.register_buffer("frequencies", 2.0 ** torch.arange(-3, 5, device=generator.device))
+        self.level, self.inner = layer(16, width), layer(dim, width)
+        self.told = nn.Parameter(torch.zeros(self.classes + 1, width, device=generator.device))
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(
+                [
+                    nn.LayerNorm(width, device=generator.device),
+                    layer(2 * width, width),
+                    layer(width, width, 0.0),
+                ]
+            )
+            for _ in range(blocks)
+        )
+        self.outer = layer(width, dim, 0.0)
+
+    def forward(self, x: Tensor, signal: Level, noise: Level, labels: Tensor | None = None) -> Tensor:
+        """Return the guess of eps (n, dim); signal and noise are numbers or (n,), labels (n,) or None."""
+        signal, noise = _column("signal", signal, x), _column("noise", noise, x)
+        scale = (signal**2 + noise**2).sqrt()
+        x, signal, noise = x / scale, signal / scale, noise / scale
+        angles = (noise / signal).log().reshape(-1, 1) * self.frequencies
+        told = self.told[self.classes if labels is None else labels]
+        level = nn.functional.silu(self.level(torch.cat([angles.sin(), angles.cos()], 1)) + told)
+        h = self.inner(x)
+        for norm, first, second in self.blocks:
+            h = h + second(nn.functional.silu(first(torch.cat([norm(h), level.expand_as(h)], 1))))
+        return noise * x + signal * self.outer(h)
+
+
+def train(
+    network: NoiseNetwork,
+    data: Tensor,
+    schedule: Schedule,
+    *,
+    steps: int,
+    batch: int = 128,
+    rate: float = 1e-3,
+    labels: Tensor | None = None,
+    untold: float = 0.1,
+    generator: Generator,
+) -> Tensor:
+    """Train on ``|eps - network(x_t, signal_t, noise_t)|**2``, t uniform in 1..T (DDPM's loss), by Adam.
+
+    The rate falls to 0 as a cosine. The network is left with an exponential moving average of its weights.
+
+    Parameters
+    ----------
+    data : tensor (n, d)
+    labels : integer tensor (n,), optional
+        Told to the network, but for a share ``untold`` of the examples.
+
+    Returns
+    -------
+    tensor (steps,): the losses, per coordinate.
+    """
+    raise NotImplementedError
+
+
+def digits_model(seed: int = 1, *, steps: int = 6000, width: int = 256, blocks: int = 3) -> NoiseNetwork:
+    """Return a network trained on the digits of `kexue_lib.data.digits_split`, scaled to [-1, 1].
+
+    It is kept in the folder ``KEXUE_CACHE`` (or the user's cache), and trained anew if the file is damaged or
+    if anything that decides the weights is another.
+    """
+    raise NotImplementedError
