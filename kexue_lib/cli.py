@@ -223,7 +223,9 @@ def main() -> None:
     """Run the command; turn whatever goes wrong into one sentence and an exit code."""
     completing = os.environ.get("_KEXUE_COMPLETE", "")
     code = 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no folder and no kernel behind
+    # Leave no folder and no kernel behind. Not KeyboardInterrupt, which code on the way may catch.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     logging.disable()  # what fails is said once, in one sentence
     if sys.stdout is None:  # closed by the caller
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
