@@ -340,14 +340,15 @@ def euler_maruyama(
         raise refuse("shape of noise", shape, f"{(len(steps), *x.shape)}, one number for each step and state")
     if noise is None and generator is None and any(scales):
         raise refuse("generator", generator, "a torch.Generator, because noise has to be drawn")
-    other, eps = torch.empty_like(x), torch.empty_like(x)  # drift may return a view of x: steps go elsewhere
-    states = [x.clone()]
+    eps, place, states = torch.empty_like(x), x.untyped_storage().data_ptr(), [x.clone()]
     with torch.no_grad():
         for i, (h, scale) in enumerate(zip(steps, scales, strict=True)):
-            torch.add(x, drift(x, t[i]), alpha=h, out=other)
+            change = drift(x, t[i])
+            if change.untyped_storage().data_ptr() == place:  # a view of the states, which now move
+                change = change.clone()
+            x.add_(change, alpha=h)
             if scale:
-                other.add_(eps.normal_(generator=generator) if noise is None else noise[i], alpha=scale)
-            x, other = other, x
+                x.add_(eps.normal_(generator=generator) if noise is None else noise[i], alpha=scale)
             if keep:
                 states.append(x.clone())
     return torch.stack(states) if keep else x

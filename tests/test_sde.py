@@ -437,6 +437,21 @@ def test_fokker_planck_leaves_a_stationary_density_alone():
     assert torch.allclose(found[-1], density, rtol=1e-10, atol=1e-300)
 
 
+def test_fokker_planck_asks_where_its_steps_end():
+    """Where they begin, an equation of a process may have no diffusion yet, or a score no value."""
+    asked = []
+
+    def drift(x, t):
+        asked.append(t)
+        return x / t
+
+    s.fokker_planck(drift, lambda t: t, normal(GRID, 0, 0.1), GRID, [0.0, 0.1, 0.3])
+    assert asked == [0.1, 0.3]
+    process = PROCESSES["cosine"]
+    assert float(process.diffusion(0.0)) == 0
+    s.fokker_planck(*s.forward(process), normal(GRID, 0, 0.1), GRID, s.even_times(0, 1, 4))
+
+
 @pytest.mark.parametrize("sigma", [0.6, 1.0, 1.5])
 def test_reverse_equations_lead_the_density_of_a_mixture_back(sigma):
     process = s.constant_rate(1.0, 2.0)
