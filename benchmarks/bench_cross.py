@@ -1,25 +1,15 @@
 """Time the exact counts of dominated colourings beside their peers, every result compared.
 
-One process, one thread; all take their turn in every round. A peer that cannot do a case is left out.
+One thread; a peer that cannot do a case is left out.
 """
 
-import argparse
-import datetime
-import json
-import os
-import platform
-import statistics
 from functools import partial
+from importlib.metadata import version
 from itertools import combinations, product
-from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the libraries start their threads
-
-import numba
 import numpy as np
-import pysdd
 import sympy
-from bench_hubness import CORES, RULE, measure, processor
+from common import main, rows
 from pysdd.sdd import SddManager
 
 from kexue_lib import cross
@@ -88,7 +78,8 @@ def interpolated(figure, rule):
     return sympy.Poly(sympy.interpolate(values, sympy.Symbol("q")), sympy.Symbol("q"))
 
 
-def cases():
+def counted():
+    """Yield each case with our function and those of its peers."""
     plus, ring = cross.plus(), cross.figure(sorted(set(product(range(3), repeat=2)) - {(1, 1)}))
     every = {"PySDD 1.0": decision_diagram, "numpy einsum": tensor_network}
     for name, figure, rule in (
@@ -120,62 +111,18 @@ def cases():
     )
 
 
-def rows_of(case, times, results, disturbed):
-    ours = times.pop("ours")
-    for peer, theirs in times.items():
-        ratios = sorted(b / a for a, b in zip(ours, theirs, strict=True))
-        yield {
-            "case": case,
-            "ours_s": round(statistics.median(ours), 6),
-            "peer": peer,
-            "peer_s": round(statistics.median(theirs), 6),
-            "ratio": [round(r, 4) for r in (ratios[0], statistics.median(ratios), ratios[-1])],
-            "differing_counts": int(results[peer] != results["ours"]),
-            "goal": "",
-        } | disturbed
+def difference(results, peer):
+    """Say whether the results are the same."""
+    return "the same" if results[peer] == results["ours"] else "another result"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round, nothing written")
-    options = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):  # one thread stays on one core
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
-    cross.brute_force(cross.row(1), 3, "free")  # compiled once, then kept on disk
-    load = [round(os.getloadavg()[0], 2)]
-    rows = []
-    for case, ours, peers in cases():
+def cases(rounds, threads, quick):
+    """Yield the rows of all cases."""
+    for case, ours, peers in counted():
         functions = {"ours": ours, **peers}
-        times, results, disturbed = measure(functions, 1 if options.quick else options.rounds, 1)
-        rows += rows_of(case, times, results, disturbed)
-        for row in rows[-len(peers) :]:
-            low, middle, high = row["ratio"]
-            print(
-                f"{case:36} {row['ours_s']:9.4f} s {row['peer']:32} {middle:9.3f} ({low:.3f} to {high:.3f})"
-                f" differing {row['differing_counts']}",
-                flush=True,
-            )
-    report = {
-        "benchmark": "cross, 1 thread",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": {"processor": processor(), "cores": CORES, "threads used": 1},
-        "versions": {
-            "python": platform.python_version(),
-            "numba": numba.__version__,
-            "numpy": np.__version__,
-            "sympy": sympy.__version__,
-            "PySDD": pysdd.__version__,
-        },
-        "command": f"python benchmarks/bench_cross.py --rounds {options.rounds}",
-        "rule": f"{options.rounds} rounds: {RULE}",
-        "load before and after": [*load, round(os.getloadavg()[0], 2)],
-        "rows": rows,
-    }
-    if not options.quick:
-        target = Path(__file__).parent.parent / "results" / "bench_cross_1.json"
-        target.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        yield from rows(case, functions, 1 if quick else rounds, threads, difference=difference)
 
 
 if __name__ == "__main__":
-    main()
+    peers = {name: version(name) for name in ("numba", "numpy", "sympy", "PySDD")}
+    main(__file__, __doc__, cases, peers, threads=(1,))

@@ -73,7 +73,7 @@ def rows(case, functions, rounds, threads, *, goals=None, difference=lambda resu
             "ours_s": round(statistics.median(ours), 6),
             "peer": peer,
             "peer_s": round(statistics.median(theirs), 6),
-            "ratio": [round(r, 3) for r in (ratios[0], statistics.median(ratios), ratios[-1])],
+            "ratio": [round(r, 4) for r in (ratios[0], statistics.median(ratios), ratios[-1])],
             "difference": difference(results, peer),
             "goal": (goals or {}).get(peer, ""),
         } | disturbed
@@ -87,24 +87,26 @@ def processor():
     return names[0] if names else platform.machine()
 
 
-def main(file, description, cases, versions):
+def main(file, description, cases, versions, *, threads=(1, 2), unset=(), more=dict):
     """Run a benchmark: `cases(rounds, threads, quick)` yields its rows, versions names what it compares.
 
-    Without `--threads` the program starts itself once for one thread and once for two, each time in a
-    process of its own, because some peers choose their threads when they are imported.
+    Without `--threads` the program starts itself once for each of `threads`, each time in a process of its
+    own, because some peers choose their threads when they are imported. Environment variables in `unset`
+    would slow a peer down; `more()` is what else the record should hold.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, help="left out: first 1, then 2")
+    parser.add_argument("--threads", type=int, help=f"left out: in turn {' and '.join(map(str, threads))}")
     parser.add_argument("--quick", action="store_true", help="few cases, nothing written")
     options = parser.parse_args()
     if options.threads is None:
         allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-        for threads in (1, 2):
+        for count in threads:
             if allowed:  # one thread stays on one core
-                os.sched_setaffinity(0, sorted(allowed)[-threads:])
-            env = os.environ | {"OMP_NUM_THREADS": str(threads)}
-            command = [sys.executable, file, *sys.argv[1:], "--threads", str(threads)]
+                os.sched_setaffinity(0, sorted(allowed)[-count:])
+            kept = {name: value for name, value in os.environ.items() if name not in unset}
+            env = kept | {"OMP_NUM_THREADS": str(count)}
+            command = [sys.executable, file, *sys.argv[1:], "--threads", str(count)]
             subprocess.run(command, env=env, check=True)
         return
     name, threads = Path(file).stem.removeprefix("bench_"), options.threads
@@ -119,6 +121,7 @@ def main(file, description, cases, versions):
         "command": f"python benchmarks/bench_{name}.py " + " ".join(sys.argv[1:]),
         "rule": f"{options.rounds} rounds: {RULE}",
         "load before and after": [*load, round(os.getloadavg()[0], 2)],
+        **more(),
         "rows": found,
     }
     print(f"-- {report['benchmark']}, load {report['load before and after']}")
