@@ -210,11 +210,9 @@ class _Sigma:
         self.levels, self.sigma = _Levels(process), sigma if callable(sigma) else real("sigma", sigma, 0)
 
     def __call__(self, t: float) -> float:
-        return (
-            _strengths("sigma", self.sigma, [t])[0]
-            if callable(self.sigma)
-            else self.sigma * self.levels[t][-1]
-        )
+        if callable(self.sigma):
+            return _strengths("sigma", self.sigma, [t])[0]
+        return self.sigma * self.levels[t][-1]
 
 
 def _family(process: Process, score: Model | None, sigma: Diffusion, sign: int) -> tuple[Drift, Diffusion]:
@@ -250,8 +248,9 @@ def _monotone(times: Times, direction: str = "monotone") -> list[float]:
 
 
 def _states(start: Tensor) -> Tensor:
-    if start.ndim != 2 or not start.is_floating_point() or not start.isfinite().all():
-        raise refuse("start", start, "finite floating-point numbers (n, d)")
+    good = isinstance(start, Tensor) and start.ndim == 2 and start.is_floating_point()
+    if not (good and start.isfinite().all()):
+        raise refuse("start", start, "a tensor (n, d) of finite floating-point numbers")
     return start.detach()
 
 

@@ -717,6 +717,7 @@ REFUSED = {
         lambda: s.euler_maruyama(untouched, 1.0, torch.zeros(4), TIMES, generator=rng()),
         lambda: s.euler_maruyama(untouched, 1.0, torch.zeros(4, 2).int(), TIMES, generator=rng()),
         lambda: s.exponential_euler(VP, untouched, HERE / 0, TIMES),
+        lambda: s.log_likelihood(VP, untouched, [[0.0]], [0.1, 1.0]),
     ],
     "diffusion": [
         lambda: s.euler_maruyama(untouched, -1.0, HERE, TIMES, generator=rng()),
