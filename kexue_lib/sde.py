@@ -305,7 +305,7 @@ def euler_maruyama(
     noise: Sequence[Tensor] | Tensor | None = None,
     keep: bool = False,
 ) -> Tensor:
-    """Solve ``dx = drift(x, t) dt + diffusion(t) dw`` by Euler's steps (eq-sde-euler).
+    """Solve ``dx = drift(x, t) dt + diffusion(t) dw`` by Euler's steps (def-sde-step).
 
     ``x += drift(x, t) * dt + diffusion(t) * sqrt(abs(dt)) * eps``, with t where the step begins.
 
