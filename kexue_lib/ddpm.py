@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from platformdirs import user_cache_path
 from torch import Generator, Tensor, nn
 
 from kexue_lib import mixture as mixtures
@@ -445,14 +446,15 @@ def train(
     *,
     steps: int,
     batch: int = 128,
-    rate: float = 1e-3,
+    rate: float = 3e-3,
     labels: Tensor | None = None,
     untold: float = 0.1,
     generator: Generator,
 ) -> Tensor:
-    """Train on ``|eps - network(x_t, signal_t, noise_t)|**2``, t uniform in 1..T (DDPM's loss), by Adam.
+    """Train a noise network by Adam, its rate falling to 0 as a cosine, and average the weights at the end.
 
-    The rate falls to 0 as a cosine. The network is left with an exponential moving average of its weights.
+    The loss is ``(eps - network)**2 / signal_t**2`` with t uniform in 1..T: DDPM's with the weight that makes
+    it the squared error of v, so that levels of much noise count too.
 
     Parameters
     ----------
@@ -462,15 +464,63 @@ def train(
 
     Returns
     -------
-    tensor (steps,): the losses, per coordinate.
+    tensor (steps,): DDPM's loss without the weight, per coordinate, for each batch.
     """
-    raise NotImplementedError
+    steps, batch, device = integer("steps", steps, 1), integer("batch", batch, 1), data.device
+    if data.ndim != 2 or not len(data) or not data.is_floating_point() or not bool(data.isfinite().all()):
+        raise refuse("data", tuple(data.shape), "finite floating-point numbers (n, d), n >= 1")
+    signals, noises = (table[1:].to(data) for table in (schedule.signal, schedule.noise))
+    weights = list(network.parameters())
+    average, losses = [w.detach().clone() for w in weights], data.new_empty(steps)
+    optimiser = torch.optim.Adam(
+        weights, lr=real("rate", rate, 0, open_low=True), betas=(0.9, 0.99), fused=True
+    )
+    for i in range(steps):
+        optimiser.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * i / steps)) / 2
+        rows = torch.randint(len(data), (batch,), generator=generator, device=device)
+        t = torch.randint(schedule.steps, (batch,), generator=generator, device=device)
+        xt, eps = diffuse(data[rows], signals[t], noises[t], generator=generator)
+        told = None
+        if labels is not None:
+            hidden = torch.rand(batch, generator=generator, device=device) < untold
+            told = labels[rows].masked_fill(hidden, network.classes)
+        squares = (network(xt, signals[t], noises[t], told) - eps).square().mean(1)
+        optimiser.zero_grad()
+        (squares / signals[t] ** 2).mean().backward()
+        optimiser.step()
+        with torch.no_grad():
+            losses[i] = squares.mean()
+            torch._foreach_lerp_(average, weights, max(0.001, 1 / (i + 1)))
+    with torch.no_grad():
+        for weight, mean in zip(weights, average, strict=True):
+            weight.copy_(mean)
+    return losses
 
 
-def digits_model(seed: int = 1, *, steps: int = 6000, width: int = 256, blocks: int = 3) -> NoiseNetwork:
+def digits_model(seed: int = 1, *, steps: int = 2000, width: int = 256, blocks: int = 3) -> NoiseNetwork:
     """Return a network trained on the digits of `kexue_lib.data.digits_split`, scaled to [-1, 1].
 
     It is kept in the folder ``KEXUE_CACHE`` (or the user's cache), and trained anew if the file is damaged or
-    if anything that decides the weights is another.
+    anything that decides the weights is another: an argument, the data, this module, the version of torch.
     """
-    raise NotImplementedError
+    data = digits_split()[0].images * 2 - 1
+    network = NoiseNetwork(data.shape[1], width, blocks, generator=stream(seed, "digits", "weights"))
+    steps = integer("steps", steps, 1)
+    decides = (seed, steps, width, blocks, torch.__version__, Path(__file__).read_text(encoding="utf-8"))
+    digest = hashlib.sha256(repr(decides).encode() + data.numpy().tobytes()).hexdigest()
+    folder = Path(os.environ.get("KEXUE_CACHE") or user_cache_path("kexue"))
+    path = folder / f"digits-{digest[:32]}.pt"
+    with contextlib.suppress(OSError):
+        check, payload = path.read_bytes()[:32], path.read_bytes()[32:]
+        if hashlib.sha256(payload).digest() == check:
+            network.load_state_dict(torch.load(io.BytesIO(payload), weights_only=True))
+            return network
+    train(network, data, cosine(), steps=steps, generator=stream(seed, "digits", "training"))
+    written = io.BytesIO()
+    torch.save(network.state_dict(), written)
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs time, not the network
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
+            file.write(hashlib.sha256(written.getvalue()).digest() + written.getvalue())
+        os.replace(file.name, path)  # whole or not at all, whoever else writes it now
+    return network
