@@ -546,6 +546,20 @@ def test_a_predictor_alone_is_euler():
     assert torch.equal(alone, s.euler_maruyama(*equation, start, times, generator=rng(1)))
 
 
+def test_correctors_ask_for_no_score_without_noise():
+    asked = []
+
+    def watched(x, signal, noise):
+        asked.append(noise)
+        return -x / noise
+
+    times = s.even_times(1, 0, 4)
+    end = s.predictor_corrector(PROCESSES["VP"], watched, column(1.0), times, corrections=2, generator=rng())
+    assert end.isfinite().all()
+    levels = PROCESSES["VP"].noise(times).tolist()
+    assert asked == [levels[0], *(level for level in levels[1:4] for _ in range(3))]
+
+
 # -- exponential solvers ---------------------------------------------------------------------------
 
 
