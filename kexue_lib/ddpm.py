@@ -3,8 +3,8 @@ r"""Diffusion in discrete steps: schedules, the DDPM and DDIM samplers, and a sm
 ``x_t = signal[t] * x_0 + noise[t] * eps``: signal and noise are standard deviations (the posts'
 :math:`\bar\alpha_t, \bar\beta_t`), and index 0 is the data. One step takes ``x_t = step_signal * x_{t-1} +
 step_noise * eps`` (:math:`\alpha_t, \beta_t`; DDPM's :math:`\beta_t` is our ``step_noise**2``). A *noise
-model* is a function ``model(x, signal, noise)`` that guesses eps; it gets floats and no index of time, so that
-one network serves every sub-sequence. It must not keep x, which is overwritten later.
+model* is a function ``model(x, signal, noise)`` that guesses eps; it gets floats and no index of time, so
+that one network serves every sub-sequence. It must not keep x, which is overwritten later.
 """
 
 import contextlib
@@ -172,20 +172,23 @@ def diffuse(x0: Tensor, signal: Level, noise: Level, *, generator: Generator) ->
 
 
 def small_variance(schedule: Schedule) -> Tensor:
-    r"""Return :math:`\bar\beta_{t-1}^2\beta_t^2/\bar\beta_t^2`, the variance of :math:`p(x_{t-1}|x_t,x_0)`, (T,).
+    r"""Return :math:`\bar\beta_{t-1}^2\beta_t^2/\bar\beta_t^2`, t = 1..T: the variance of DDPM's `bridge`.
 
-    It is that of :math:`p(x_{t-1}|x_t)` if the data are a single point.
+    It is the variance of :math:`p(x_{t-1}|x_t)`, too, if the data are a single point.
     """
     return (schedule.noise[:-1] * schedule.step_noise / schedule.noise[1:]) ** 2
 
 
 def large_variance(schedule: Schedule) -> Tensor:
-    r"""Return :math:`\beta_t^2`, (T,): exact if the data are a unit Gaussian (and the schedule keeps variance)."""
+    r"""Return :math:`\beta_t^2`, t = 1..T.
+
+    It is the variance of :math:`p(x_{t-1}|x_t)` if the data are a unit Gaussian and the schedule keeps it so.
+    """
     return schedule.step_noise**2
 
 
 def learned_variance(v: Level, schedule: Schedule) -> Tensor:
-    """Return ``large**v * small**(1 - v)`` (Nichol and Dhariwal, 2021), v in [0, 1] of shape () or (..., T)."""
+    """Return ``large**v * small**(1 - v)`` (Nichol and Dhariwal, 2021), v in [0, 1], () or (..., T)."""
     v = torch.as_tensor(v, dtype=torch.float64)
     if (v.ndim and v.shape[-1] != schedule.steps) or not bool(((v >= 0) & (v <= 1)).all()):
         raise refuse("v", v, f"numbers from 0 to 1, one or {schedule.steps}")
@@ -261,7 +264,8 @@ def ancestral(
     alpha, beta = schedule.step_signal, schedule.step_noise
     sigma = torch.where(schedule.noise[:-1].to(table.device) > 0, table, 0).sqrt()
     pull = -(beta**2) / (schedule.noise[1:] * alpha)
-    return _walk(model, schedule, start, 1 / alpha, pull, sigma, generator, keep)
+    tables = [schedule.signal[1:], schedule.noise[1:], 1 / alpha, pull, sigma]
+    return _walk(model, start, [table.flip(0) for table in tables], generator, keep)
 
 
 def ddim(
@@ -273,9 +277,10 @@ def ddim(
     generator: Generator | None = None,
     keep: bool = False,
 ) -> Tensor:
-    """Sample as DDIM does: ``x_{t-1} = signal_{t-1} * x0 + sqrt(noise_{t-1}**2 - sigma_t**2) * eps + sigma_t z``.
+    """Sample as DDIM does: step by step by `ddim_step`, plus ``sigma_t * z``.
 
-    Here ``x0 = (x_t - noise_t * eps) / signal_t`` and ``sigma_t**2 = eta**2 * small_variance``.
+    ``x_{t-1} = signal_{t-1} * x0 + sqrt(noise_{t-1}**2 - sigma_t**2) * eps + sigma_t * z`` with
+    ``x0 = (x_t - noise_t * eps) / signal_t`` and ``sigma_t = eta * sqrt(small_variance)``.
 
     Parameters
     ----------
@@ -295,68 +300,50 @@ def ddim(
     squares = etas**2 * small_variance(schedule)
     keeping = schedule.signal[:-1] / schedule.signal[1:]
     pull = (schedule.noise[:-1] ** 2 - squares).clamp_min(0).sqrt() - keeping * schedule.noise[1:]
-    return _walk(model, schedule, start, keeping, pull, squares.sqrt(), generator, keep)
+    tables = [schedule.signal[1:], schedule.noise[1:], keeping, pull, squares.sqrt()]
+    return _walk(model, start, [table.flip(0) for table in tables], generator, keep)
 
 
 def ddim_encode(model: Model, schedule: Schedule, x0: Tensor, *, keep: bool = False) -> Tensor:
     """Run `ddim` with eta 0 from the data to x_T, by Euler's steps of the same equation.
 
-    Each step asks the model where it begins, but the first one at the noise where it ends: the data have none.
+    Each step asks the model at the noise where it begins, but the first, where there is none, at its end.
     """
     signal, noise = schedule.signal, schedule.noise
     ahead = signal[1:] / signal[:-1]
     push = noise[1:] - ahead * noise[:-1]
-    at = torch.arange(schedule.steps)
+    at = torch.arange(schedule.steps, device=signal.device)
     at[0] = int(noise[0] == 0)
-    levels = list(zip(signal[at].tolist(), noise[at].tolist(), strict=True))
-    moves = list(zip(ahead.tolist(), push.tolist(), [0.0] * len(levels), strict=True))
-    return _run(model, x0, levels, moves, None, keep)
+    return _walk(model, x0, [signal[at], noise[at], ahead, push, torch.zeros_like(push)], None, keep)
 
 
 def _walk(
-    model: Model,
-    schedule: Schedule,
-    start: Tensor,
-    keeping: Tensor,
-    pull: Tensor,
-    sigma: Tensor,
-    generator: Generator | None,
-    keep: bool,
+    model: Model, start: Tensor, tables: list[Tensor], generator: Generator | None, keep: bool
 ) -> Tensor:
-    """Go down the schedule by ``x = keeping * x + pull * eps + sigma * z``."""
-    levels = list(zip(schedule.signal[1:].tolist(), schedule.noise[1:].tolist(), strict=True))[::-1]
-    moves = list(zip(keeping.tolist(), pull.tolist(), sigma.tolist(), strict=True))[::-1]
-    return _run(model, start, levels, moves, generator, keep)
-
-
-def _run(
-    model: Model,
-    start: Tensor,
-    levels: list[tuple[float, float]],
-    moves: list[tuple[float, float, float]],
-    generator: Generator | None,
-    keep: bool,
-) -> Tensor:
+    """Take steps ``x = keeping * x + pull * eps + sigma * z``; tables of signal, noise and these three."""
     if not start.ndim or not start.is_floating_point() or not bool(start.isfinite().all()):
         raise refuse("start", start, "finite floating-point numbers (n, ...)")
-    if generator is None and any(sigma for *_, sigma in moves):
-        raise refuse("generator", generator, "a torch.Generator, because noise has to be drawn")
+    if bool(tables[-1].any()) and (generator is None or generator.device.type != start.device.type):
+        where = None if generator is None else generator.device
+        raise refuse("generator", where, f"one on {start.device}, because noise has to be drawn")
     x, other = start.detach().clone(), torch.empty_like(start)
-    states = [start.detach()]
+    states, first = [x.clone()], True
     with torch.no_grad():
-        for (signal, noise), (keeping, pull, sigma) in zip(levels, moves, strict=True):
+        for signal, noise, keeping, pull, sigma in zip(*(table.tolist() for table in tables), strict=True):
             eps = model(x, signal, noise)
             if not isinstance(eps, Tensor) or eps.shape != x.shape:
                 shape = tuple(eps.shape) if isinstance(eps, Tensor) else eps
                 raise refuse("shape of what model returns", shape, str(tuple(x.shape)))
-            if len(states) == 1 and not bool(eps.isfinite().all()):
+            if first and not bool(eps.isfinite().all()):
                 raise refuse("a value of model", float(eps[~eps.isfinite()][0]), "finite numbers")
+            first = False
             if sigma:  # drawn where the sum is made, so that there is nothing to copy
                 other.normal_(0, sigma, generator=generator).add_(x, alpha=keeping)
             else:
                 torch.mul(x, keeping, out=other)
             x, other = other.add_(eps, alpha=pull), x
-            states[1:] = [*states[1:], x.clone()] if keep else [x]
+            if keep:
+                states.append(x.clone())
     return torch.stack(states) if keep else x
 
 
@@ -383,47 +370,47 @@ def perfect(mixture: mixtures.GaussianMixture) -> Model:
 class NoiseNetwork(nn.Module):
     """A residual multilayer perceptron that guesses eps from x_t.
 
-    It sees x_t at unit scale and the logarithm of noise / signal as sines. Its last layer guesses
-    ``v = signal * eps - noise * x_0``, from which ``eps = noise * x_t + signal * v`` is right in the limit of
-    pure noise, where its error would be divided by the vanishing signal.
+    It sees x_t at unit scale and the logarithm of noise / signal as sines. It guesses ``v = signal * eps -
+    noise * x_0`` (Salimans and Ho, 2022), and ``eps = noise * x_t + signal * v`` at unit scale: for almost
+    pure noise, where errors of eps are divided by the signal, they are small.
 
     Parameters
     ----------
     dim, width, blocks : int
         Dimension of x, width of the hidden layers, number of residual blocks.
     classes : int
-        Number of labels it can be told; 0 for none.
+        Number of labels that it can be told; 0 for none.
     generator : torch.Generator
         For the first weights.
     """
+
+    frequencies: Tensor
 
     def __init__(
         self, dim: int, width: int = 256, blocks: int = 3, *, classes: int = 0, generator: Generator
     ) -> None:
         super().__init__()
         dim, width, blocks = integer("dim", dim, 1), integer("width", width, 2), integer("blocks", blocks, 1)
+        device = generator.device
 
         def layer(size: int, out: int, scale: float = 1.0) -> nn.Linear:
-            made = nn.utils.skip_init(nn.Linear, size, out, device=generator.device)
+            made: nn.Linear = nn.utils.skip_init(
+                nn.Linear, size, out, device=device
+            )  # draws no global random numbers
             nn.init.normal_(made.weight, 0, scale / math.sqrt(size), generator=generator)
             nn.init.zeros_(made.bias)
             return made
 
+        def block() -> nn.Module:
+            norm = nn.LayerNorm(width, device=device)
+            return nn.Sequential(norm, layer(width, width), nn.SiLU(), layer(width, width, 0.0))
+
         self.classes = integer("classes", classes, 0)
-        self.register_buffer("frequencies", 2.0 ** torch.arange(-3, 5, device=generator.device))
+        self.register_buffer("frequencies", 2.0 ** torch.arange(-3, 5, device=device))
+        self.told = nn.Parameter(torch.zeros(self.classes + 1, width, device=device))
         self.level, self.inner = layer(16, width), layer(dim, width)
-        self.told = nn.Parameter(torch.zeros(self.classes + 1, width, device=generator.device))
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    nn.LayerNorm(width, device=generator.device),
-                    layer(2 * width, width),
-                    layer(width, width, 0.0),
-                ]
-            )
-            for _ in range(blocks)
-        )
-        self.outer = layer(width, dim, 0.0)
+        self.blocks = nn.ModuleList(block() for _ in range(blocks))
+        self.outer = nn.Sequential(nn.LayerNorm(width, device=device), layer(width, dim, 0.0))
 
     def forward(self, x: Tensor, signal: Level, noise: Level, labels: Tensor | None = None) -> Tensor:
         """Return the guess of eps (n, dim); signal and noise are numbers or (n,), labels (n,) or None."""
@@ -433,10 +420,11 @@ class NoiseNetwork(nn.Module):
         angles = (noise / signal).log().reshape(-1, 1) * self.frequencies
         told = self.told[self.classes if labels is None else labels]
         level = nn.functional.silu(self.level(torch.cat([angles.sin(), angles.cos()], 1)) + told)
-        h = self.inner(x)
-        for norm, first, second in self.blocks:
-            h = h + second(nn.functional.silu(first(torch.cat([norm(h), level.expand_as(h)], 1))))
-        return noise * x + signal * self.outer(h)
+        hidden = self.inner(x)
+        for block in self.blocks:
+            hidden = hidden + block(hidden + level)
+        guess: Tensor = noise * x + signal * self.outer(hidden)
+        return guess
 
 
 def train(
@@ -470,7 +458,7 @@ def train(
     if data.ndim != 2 or not len(data) or not data.is_floating_point() or not bool(data.isfinite().all()):
         raise refuse("data", tuple(data.shape), "finite floating-point numbers (n, d), n >= 1")
     signals, noises = (table[1:].to(data) for table in (schedule.signal, schedule.noise))
-    weights = list(network.parameters())
+    weights: list[Tensor] = list(network.parameters())
     average, losses = [w.detach().clone() for w in weights], data.new_empty(steps)
     optimiser = torch.optim.Adam(
         weights, lr=real("rate", rate, 0, open_low=True), betas=(0.9, 0.99), fused=True
