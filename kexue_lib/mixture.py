@@ -85,9 +85,10 @@ def gaussian_mixture(
     if weights is None:
         weights = means.new_full((count,), 1 / count)
     weights = torch.as_tensor(weights, device=means.device).double()
-    if weights.shape != (count,) or not bool((weights > 0).all()) or abs(float(weights.sum()) - 1) > 1e-9:
+    if weights.shape != (count,) or not bool((weights > 0).all()) or abs(float(weights.sum()) - 1) > 1e-6:
         raise refuse("weights", weights.tolist(), f"{count} positive numbers with sum 1")
-    return GaussianMixture(weights, means, covariances)
+    # Of single precision the sum is 1 only nearly.
+    return GaussianMixture(weights / weights.sum(), means, covariances)
 
 
 def sample(mixture: GaussianMixture, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
