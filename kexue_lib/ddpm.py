@@ -485,7 +485,7 @@ def train(
     return losses
 
 
-def digits_model(seed: int = 1, *, steps: int = 2000, width: int = 256, blocks: int = 3) -> NoiseNetwork:
+def digits_model(seed: int = 1, *, steps: int = 2500, width: int = 256, blocks: int = 3) -> NoiseNetwork:
     """Return a network trained on the digits of `kexue_lib.data.digits_split`, scaled to [-1, 1].
 
     It is kept in the folder ``KEXUE_CACHE`` (or the user's cache), and trained anew if the file is damaged or
