@@ -254,7 +254,7 @@ def _gains(mixture: GaussianMixture, law: GaussianMixture, signal: Level) -> Ten
     if law.isotropic:
         return float(signal) * mixture.covariances / law.covariances
     gains: Tensor = torch.linalg.solve(law.covariances, mixture.covariances)
-    return float(signal) * gains.mT
+    return float(signal) * gains  # symmetric, because both matrices have the same axes
 
 
 def _posterior_means(mixture: GaussianMixture, law: GaussianMixture, gain: Tensor, x: Tensor) -> Tensor:
