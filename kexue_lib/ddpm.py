@@ -98,7 +98,9 @@ def variance_preserving(signal: Tensor) -> Schedule:
 
     Where signal is near 1 its last digit decides the noise; from small steps use `from_step_variances`.
     """
-    return Schedule(signal, ((1 - signal) * (1 + signal)).clamp_min(0).sqrt())
+    if not bool((signal <= 1).all()):
+        raise refuse("signal", signal, "numbers from 0 to 1")
+    return Schedule(signal, ((1 - signal) * (1 + signal)).sqrt())
 
 
 def from_step_variances(variances: Tensor) -> Schedule:
@@ -110,7 +112,7 @@ def from_step_variances(variances: Tensor) -> Schedule:
     if variances.ndim != 1 or not len(variances) or not bool(((variances > 0) & (variances < 1)).all()):
         raise refuse("variances", variances, "one or more numbers, between 0 and 1")
     logs = torch.cat([variances.new_zeros(1), torch.log1p(-variances).cumsum(0)])
-    return Schedule((logs / 2).exp(), (-torch.expm1(logs)).sqrt())
+    return Schedule((logs / 2).exp(), torch.expm1(logs).abs().sqrt())
 
 
 def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Schedule:
@@ -211,6 +213,7 @@ def bridge(x0: Tensor, xt: Tensor, schedule: Schedule, t: int, sigma: float) -> 
 
 def ddim_step(x: Tensor, eps: Tensor, schedule: Schedule, t: int, sigma: float = 0.0) -> Tensor:
     """Return the mean of DDIM's step from x_t: `bridge` with the data that x and eps point to."""
+    t = integer("t", t, 1, schedule.steps)
     x0 = (x - float(schedule.noise[t]) * eps) / float(schedule.signal[t])
     return bridge(x0, x, schedule, t, sigma)
 
@@ -405,7 +408,7 @@ class NoiseNetwork(nn.Module):
             norm = nn.LayerNorm(width, device=device)
             return nn.Sequential(norm, layer(width, width), nn.SiLU(), layer(width, width, 0.0))
 
-        self.classes = integer("classes", classes, 0)
+        self.dim, self.classes = dim, integer("classes", classes, 0)
         self.register_buffer("frequencies", 2.0 ** torch.arange(-3, 5, device=device))
         self.told = nn.Parameter(torch.zeros(self.classes + 1, width, device=device))
         self.level, self.inner = layer(16, width), layer(dim, width)
@@ -414,6 +417,8 @@ class NoiseNetwork(nn.Module):
 
     def forward(self, x: Tensor, signal: Level, noise: Level, labels: Tensor | None = None) -> Tensor:
         """Return the guess of eps (n, dim); signal and noise are numbers or (n,), labels (n,) or None."""
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise refuse("x", tuple(x.shape), f"shape (n, {self.dim})")
         signal, noise = _column("signal", signal, x), _column("noise", noise, x)
         scale = (signal**2 + noise**2).sqrt()
         x, signal, noise = x / scale, signal / scale, noise / scale
@@ -455,8 +460,15 @@ def train(
     tensor (steps,): DDPM's loss without the weight, per coordinate, for each batch.
     """
     steps, batch, device = integer("steps", steps, 1), integer("batch", batch, 1), data.device
-    if data.ndim != 2 or not len(data) or not data.is_floating_point() or not bool(data.isfinite().all()):
-        raise refuse("data", tuple(data.shape), "finite floating-point numbers (n, d), n >= 1")
+    if data.ndim != 2 or not len(data) or data.shape[1] != network.dim or not bool(data.isfinite().all()):
+        raise refuse("data", tuple(data.shape), f"finite numbers (n, {network.dim}), n >= 1")
+    known = range(network.classes)
+    shape = data.shape[:1], torch.int64
+    if labels is not None and ((labels.shape, labels.dtype) != shape or not {*labels.tolist()} <= {*known}):
+        raise refuse(
+            "labels", labels, f"for each of {len(data)} rows an integer from 0 to {network.classes - 1}"
+        )
+    untold = real("untold", untold, 0, 1)
     signals, noises = (table[1:].to(data) for table in (schedule.signal, schedule.noise))
     weights: list[Tensor] = list(network.parameters())
     average, losses = [w.detach().clone() for w in weights], data.new_empty(steps)

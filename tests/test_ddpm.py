@@ -9,6 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from kexue_lib import ddpm as d
 from kexue_lib import mixture
@@ -47,9 +48,8 @@ def gaussian(variance, mean=0.0):
 
 
 def close(a, b, rtol=1e-12, atol=0.0):
-    torch.testing.assert_close(
-        torch.as_tensor(a), torch.as_tensor(b), rtol=rtol, atol=atol, check_dtype=False
-    )
+    a, b = (torch.as_tensor(value, dtype=torch.float64) for value in (a, b))
+    torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
 def order(errors):
@@ -105,7 +105,7 @@ def test_tables_against_sixty_digits(name, steps):
 
 def test_famous_values():
     linear, cosine = d.linear(), d.cosine()
-    assert float(linear.signal[-1]) == pytest.approx(0.00635287, abs=5e-9)
+    assert float(linear.signal[-1] ** 2) == pytest.approx(4.0358e-5, abs=5e-10)  # where DDPM's chain ends
     assert float(linear.step_noise[0] ** 2) == pytest.approx(1e-4, rel=1e-13)
     assert float(linear.step_noise[-1] ** 2) == pytest.approx(0.02, rel=1e-12)
     assert float(cosine.step_noise[-1] ** 2) == pytest.approx(0.999, rel=1e-12)  # the clip
@@ -132,8 +132,8 @@ def test_steps_compose(name):
 
 
 def test_noise_without_cancellation():
-    """From step variances the noise has all digits; from the signal as many as the signal's last digit leaves."""
-    tiny = d.from_step_variances(torch.tensor([1e-18, 1e-12]))
+    """From step variances the noise has all its digits; from the signal, those that its last one leaves."""
+    tiny = d.from_step_variances(torch.tensor([1e-18, 1e-12], dtype=torch.float64))
     close(tiny.noise, [0, 1e-9, math.sqrt(1e-12 + 1e-18 - 1e-30)], rtol=1e-15)
     signal = torch.tensor([1.0, 0.8, 0.6, 2**-40], dtype=torch.float64)
     close(d.variance_preserving(signal).noise, [0, 0.6, 0.8, math.sqrt(1 - 2**-80)], rtol=2e-16)
@@ -253,12 +253,13 @@ def test_learned_variance_lies_between():
 @pytest.mark.parametrize("name", PRESERVING)
 @pytest.mark.parametrize(("variance", "exact", "wrong"), [(1.0, "large", "small"), (0.0, "small", "large")])
 def test_each_choice_of_variance_is_exact_for_its_data(name, variance, exact, wrong):
-    """Variance through the chain, exactly, for a unit Gaussian and for a point; all states, not only the end."""
+    """Variance through the chain, exactly, for a unit Gaussian and for a point; all states too."""
     s = SCHEDULES[name]
     tables = {"small": d.small_variance(s), "large": d.large_variance(s)}
     silent = torch.zeros(s.steps, dtype=torch.float64)
-    model = gaussian(variance, mean=0.7)
-    slopes, offsets = closed(d.ancestral, model, s, variance=silent, generator=rng())
+    slopes, _ = closed(d.ancestral, gaussian(variance), s, variance=silent, generator=rng())
+    same, offsets = closed(d.ancestral, gaussian(variance, mean=0.7), s, variance=silent, generator=rng())
+    close(same, slopes, rtol=1e-8, atol=1e-8)
     errors = {}
     for choice, table in tables.items():
         added = torch.cat([torch.zeros(1, dtype=torch.float64), table[1:]]).flip(0)
@@ -271,7 +272,7 @@ def test_each_choice_of_variance_is_exact_for_its_data(name, variance, exact, wr
             law = float(slopes[i]) ** 2 * law + float(added[i])
             mean = float(slopes[i]) * mean + float(offsets[i])
             before = s.steps - 1 - i
-            assert mean == pytest.approx(0.7 * float(s.signal[before]), rel=1e-10)
+            assert mean == pytest.approx(0.7 * float(s.signal[before]), abs=1e-12 / float(s.signal[-1]))
             if before:  # the last step has no noise, and unit Gaussian data are not reached exactly
                 expected = float(s.signal[before] ** 2 * variance + s.noise[before] ** 2)
                 worst = max(worst, abs(law / expected - 1))
@@ -405,7 +406,7 @@ def test_encoding_and_decoding_have_order_one():
     model, s = d.perfect(MIXTURE), d.cosine(1000)
     x0, _ = mixture.sample(MIXTURE, 200, generator=rng())
     errors = []
-    for jumps in (125, 250, 500, 1000):
+    for jumps in (250, 500, 1000):
         some = d.evenly(s, jumps)
         errors.append(
             float((d.ddim(model, some, d.ddim_encode(model, some, x0)) - x0).square().mean().sqrt())
@@ -499,16 +500,11 @@ def test_states_and_calls(run, dtype):
     assert states.dtype == dtype
     assert len(calls) == 12
     levels = list(zip(s.signal[1:].tolist(), s.noise[1:].tolist(), strict=True))
-    assert sorted(set(calls))[0] in levels
-    if calls[0] == levels[-1]:  # downwards
-        assert calls == levels[::-1]
+    assert calls in (levels[::-1], [levels[0], *levels[:-1]])  # down, or up
     end = run(model, s, start)
     assert torch.equal(end, states[-1])
     assert torch.equal(run(lambda x, signal, noise: x.mul(noise), s, start.requires_grad_()), end)
     assert not end.requires_grad
-    double = run(lambda x, signal, noise: x * noise, s, before.double(), keep=False)
-    if dtype == torch.float64 or run(model, s, before).equal(run(model, s, before + 0)):
-        assert double.shape == end.shape
 
 
 def test_single_precision_is_near_double():
@@ -571,7 +567,7 @@ def tensor(*values):
         (lambda: d.Schedule(tensor(1, 0.5), tensor(0, math.inf)), "noise at index 1 = inf"),
         (lambda: d.Schedule(tensor(1, 0.5, 0.4), tensor(0, 0.5, 0.3)), "noise / signal at index 2 = 0.7"),
         (lambda: d.Schedule(tensor(1, 0.5, 0.5), tensor(0, 0.5, 0.5)), "noise / signal at index 2 = 1.0"),
-        (lambda: d.variance_preserving(tensor(1, 1.5)), "signal at index 1 = 1.5"),
+        (lambda: d.variance_preserving(tensor(1, 1.5)), "signal = .*numbers from 0 to 1"),
         (lambda: d.variance_preserving(tensor(1, 0.5, 0.6)), "noise / signal at index 2"),
         (lambda: d.from_step_variances(tensor(0.1, 1.0)), "variances = .*between 0 and 1"),
         (lambda: d.from_step_variances(tensor(0.1, math.nan)), "variances = "),
@@ -614,6 +610,10 @@ def tensor(*values):
         (lambda: d.NoiseNetwork(2, 0, generator=rng()), "width = 0"),
         (lambda: d.NoiseNetwork(2, 4, 0, generator=rng()), "blocks = 0"),
         (lambda: d.NoiseNetwork(2, classes=-1, generator=rng()), "classes = -1"),
+        (
+            lambda: d.NoiseNetwork(2, generator=rng())(torch.ones(3, 4), 1.0, 1.0),
+            r"x = \(3, 4\): expected shape",
+        ),
         (lambda: d.digits_model(steps=0), "steps = 0"),
         (lambda: d.digits_model(-1), "seed = -1"),
     ],
@@ -711,10 +711,10 @@ def test_a_new_network_knows_pure_noise():
 
 
 def test_a_network_sees_the_ratio_only():
-    """One that was trained on a schedule serves all others: x, signal and noise times a number is the same."""
+    """Trained on one schedule, it serves all: x, signal and noise may be multiplied by a number."""
     network, x = woken(), normal(5, 3, dtype=torch.float32)
     close(network(7 * x, 7 * 0.6, 7 * 0.8), network(x, 0.6, 0.8), rtol=1e-5, atol=1e-6)
-    assert float((network(x, 0.5, 0.8) - network(x, 0.6, 0.8)).abs().max()) > 1e-3
+    assert float((network(x, 0.5, 0.8) - network(x, 0.6, 0.8)).detach().abs().max()) > 1e-3
 
 
 def test_levels_for_each_row():
@@ -732,7 +732,7 @@ def test_labels():
     assert torch.equal(silent, network(x, 0.6, 0.8, torch.tensor([4, 4, 4])))
     told = network(x, 0.6, 0.8, torch.tensor([0, 1, 4]))
     assert torch.equal(told[2], silent[2])
-    assert float((told - silent)[:2].abs().amin(0).max()) > 1e-4
+    assert float((told - silent)[:2].detach().abs().amax(1).min()) > 1e-4
 
 
 def test_networks_use_their_generator_only():
@@ -749,7 +749,7 @@ def test_networks_use_their_generator_only():
 
 def test_training_leaves_the_average_of_the_weights():
     network, seen = d.NoiseNetwork(2, 8, 1, generator=rng()), []
-    hook = torch.optim.optimizer.register_optimizer_step_post_hook(
+    hook = register_optimizer_step_post_hook(
         lambda *_: seen.append([w.detach().clone() for w in network.parameters()])
     )
     try:
@@ -776,7 +776,6 @@ def test_training_comes_near_the_best_possible_loss():
 
     with torch.no_grad():
         untrained, floor = loss(network), loss(d.perfect(MIXTURE))
-        losses = None
     losses = d.train(network, data.float(), s, steps=600, batch=256, generator=rng(3))
     with torch.no_grad():
         trained = loss(network)
@@ -804,7 +803,7 @@ def test_labels_are_learned():
         ({"rate": 0.0}, "rate = 0.0"),
         ({"data": torch.zeros(0, 2)}, r"data = \(0, 2\)"),
         ({"data": torch.full((3, 2), math.nan)}, "data = "),
-        ({"data": torch.zeros(3, 3)}, "data = .*2"),
+        ({"data": torch.zeros(3, 3)}, r"data = \(3, 3\): expected finite numbers \(n, 2\)"),
         ({"labels": torch.tensor([0, 1])}, "labels = "),
         ({"labels": torch.tensor([0, 1, 2])}, "labels = "),
         ({"labels": torch.tensor([0.0, 1.0, 1.0])}, "labels = "),
