@@ -321,6 +321,7 @@ def test_what_is_no_mixture_is_refused(means, covariances, weights, words):
     ("shape", "levels", "words"),
     [
         ((5, 2), (0.8, 0.6), "x"),
+        ((5, 4), (0.8, 0.6), "x"),
         ((3,), (0.8, 0.6), "x"),
         ((5, 3), (-0.8, 0.6), "signal"),
         ((5, 3), (0.8, -0.6), "noise"),
