@@ -191,7 +191,7 @@ def large_variance(schedule: Schedule) -> Tensor:
 
 def learned_variance(v: Level, schedule: Schedule) -> Tensor:
     """Return ``large**v * small**(1 - v)`` (Nichol and Dhariwal, 2021), v in [0, 1], () or (..., T)."""
-    v = torch.as_tensor(v, dtype=torch.float64)
+    v = torch.as_tensor(_number("v", v), dtype=torch.float64, device=schedule.noise.device)
     if (v.ndim and v.shape[-1] != schedule.steps) or not bool(((v >= 0) & (v <= 1)).all()):
         raise refuse("v", v, f"numbers from 0 to 1, one or {schedule.steps}")
     return large_variance(schedule) ** v * small_variance(schedule) ** (1 - v)
@@ -293,13 +293,13 @@ def ddim(
     generator : torch.Generator, on the device of start
         Not needed for eta 0.
     """
-    limit = schedule.noise[1:] / schedule.step_noise
-    etas = torch.as_tensor(eta, dtype=torch.float64, device=limit.device)
-    fits = etas.shape in ((), limit.shape) and bool((etas.isfinite() & (etas >= 0)).all())
-    # Nothing limits the step into the data, which has no noise to give.
-    if not fits or bool(((schedule.noise[:-1] > 0) & (etas > limit * (1 + 1e-12))).any()):
-        most = f"{float(limit[schedule.noise[:-1] > 0].min()):.6g}" if schedule.steps > 1 else "any size"
-        raise refuse("eta", eta, f"a number >= 0, or one for each step; here {most} at most for all steps")
+    # The step into the data, which have no noise to give, is without noise for any eta.
+    limits = torch.where(schedule.noise[:-1] > 0, schedule.noise[1:] / schedule.step_noise, math.inf)
+    etas = torch.as_tensor(_number("eta", eta), dtype=torch.float64, device=limits.device)
+    good = etas.shape in ((), limits.shape) and bool(((etas >= 0) & (etas <= limits * (1 + 1e-12))).all())
+    if not good or not bool(etas.isfinite().all()):
+        most = float(limits.min())
+        raise refuse("eta", eta, f"a number >= 0, one or {schedule.steps}; for all steps at most {most:.6g}")
     squares = etas**2 * small_variance(schedule)
     keeping = schedule.signal[:-1] / schedule.signal[1:]
     pull = (schedule.noise[:-1] ** 2 - squares).clamp_min(0).sqrt() - keeping * schedule.noise[1:]
@@ -350,9 +350,13 @@ def _walk(
     return torch.stack(states) if keep else x
 
 
+def _number(name: str, value: Level) -> Level:
+    return value if isinstance(value, Tensor) else real(name, value)
+
+
 def _column(name: str, level: Level, x: Tensor) -> Tensor:
     """Return a number for each row of x, ready to be multiplied with it."""
-    level = torch.as_tensor(level, dtype=x.dtype, device=x.device)
+    level = torch.as_tensor(_number(name, level), dtype=x.dtype, device=x.device)
     if level.numel() not in (1, len(x)) or not bool((level.isfinite() & (level >= 0)).all()):
         raise refuse(name, level, f"a finite number >= 0, or {len(x)}, one for each row")
     return level.reshape(-1, *(1 for _ in x.shape[1:]))
@@ -459,7 +463,9 @@ def train(
     -------
     tensor (steps,): DDPM's loss without the weight, per coordinate, for each batch.
     """
-    steps, batch, device = integer("steps", steps, 1), integer("batch", batch, 1), data.device
+    steps, batch = integer("steps", steps, 1), integer("batch", batch, 1)
+    weights: list[Tensor] = list(network.parameters())
+    data, device = data.to(weights[0]), weights[0].device
     if data.ndim != 2 or not len(data) or data.shape[1] != network.dim or not bool(data.isfinite().all()):
         raise refuse("data", tuple(data.shape), f"finite numbers (n, {network.dim}), n >= 1")
     known = range(network.classes)
@@ -470,7 +476,6 @@ def train(
         )
     untold = real("untold", untold, 0, 1)
     signals, noises = (table[1:].to(data) for table in (schedule.signal, schedule.noise))
-    weights: list[Tensor] = list(network.parameters())
     average, losses = [w.detach().clone() for w in weights], data.new_empty(steps)
     optimiser = torch.optim.Adam(
         weights, lr=real("rate", rate, 0, open_low=True), betas=(0.9, 0.99), fused=True
@@ -483,7 +488,7 @@ def train(
         told = None
         if labels is not None:
             hidden = torch.rand(batch, generator=generator, device=device) < untold
-            told = labels[rows].masked_fill(hidden, network.classes)
+            told = labels.to(device)[rows].masked_fill(hidden, network.classes)
         squares = (network(xt, signals[t], noises[t], told) - eps).square().mean(1)
         optimiser.zero_grad()
         (squares / signals[t] ** 2).mean().backward()
