@@ -21,6 +21,10 @@ OTHER = {
         {"seed": 1, "colours": 6, "ladder": 4, "samples": 700},
         {"seed": 2, "colours": 4, "ladder": 40, "samples": 2000},
     ],
+    "ddpm": [
+        {"seed": 1, "steps": 300, "jumps": 10, "schedule": "linear"},
+        {"seed": 2, "steps": 2000, "jumps": 60, "schedule": "post"},
+    ],
     "sde": [
         {"seed": 1, "steps": 10, "horizon": 15.0, "data_variance": 0.05},
         {"seed": 2, "steps": 2000, "horizon": 5.0, "data_variance": 0.8},
