@@ -31,9 +31,10 @@ book: env ## execute the chapters that changed and build _build/html
 
 test: env lint types book ## everything that is checked; ends with pytest's summary
 	@printf '== tests\n'
-	@# Two processes on two cores leave nothing for threads inside them.
+	@# Two processes on two cores leave nothing for threads inside them. In the order of the files, so that
+	@# the long runs of chapters begin early.
 	@OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" $(RUN) -m pytest tests kexue_lib \
-	  -n auto --maxprocesses=4 --dist loadfile --cov=kexue_lib --cov-report=term
+	  -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder --cov=kexue_lib --cov-report=term
 
 lint: env ## style and mistakes, in the library and in the chapters
 	$(call phase,lint,$(RUN) -m ruff check -q $(SOURCES) && $(RUN) -m ruff format -q --check $(SOURCES))
