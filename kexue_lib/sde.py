@@ -80,8 +80,11 @@ class Process:
                 raise refuse(f"{name} at time {float(t[first]):.4g}", float(values[first]), allowed)
 
     def _at(self, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return signal, variance, drift rate and squared diffusion."""
+        """Return signal, variance, drift rate and squared diffusion; refuse times outside of the process."""
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu").detach().requires_grad_()
+        inside = (t >= 0) & (t <= self.horizon * (1 + 1e-12))
+        if not inside.all():
+            raise refuse("time", float(t.detach()[~inside][0]), f"a number from 0 to {self.horizon:g}")
         with torch.enable_grad():
             signal, variance = (0 * t + function(t) for function in (self.signal, self.variance))
             (rate,) = torch.autograd.grad(signal.log().sum(), t)
@@ -110,10 +113,11 @@ class Process:
         Evenly spaced ratios, or logarithms of ratios, are better steps for the exponential solvers than
         evenly spaced times. Raises ValueError for a ratio that does not occur between 0 and the horizon.
         """
-        squares = torch.as_tensor(ratio, dtype=torch.float64) ** 2
+        ratios = torch.as_tensor(ratio, dtype=torch.float64)
+        squares = ratios**2
         low, high = torch.zeros_like(squares), torch.full_like(squares, self.horizon)
         least, most = (self.variance(t) / self.signal(t) ** 2 for t in (low, high))
-        if not ((squares >= least * (1 - 1e-12)) & (squares <= most * (1 + 1e-12))).all():
+        if not ((ratios >= 0) & (squares >= least * (1 - 1e-12)) & (squares <= most * (1 + 1e-12))).all():
             raise refuse("ratio", ratio, "values of noise / signal between time 0 and the horizon")
         for _ in range(70):
             middle = (low + high) / 2
@@ -334,9 +338,11 @@ def euler_maruyama(
     scales = [
         g * abs(h) ** 0.5 for g, h in zip(_strengths("diffusion", diffusion, t[:-1]), steps, strict=True)
     ]
-    if noise is not None and (len(noise) != len(steps) or noise[0].shape != x.shape):
-        shape = (len(noise), *noise[0].shape)
-        raise refuse("shape of noise", shape, f"{(len(steps), *x.shape)}, one number for each step and state")
+    if noise is not None and (len(noise) != len(steps) or any(eps.shape != x.shape for eps in noise)):
+        shapes = [len(noise), *sorted({tuple(eps.shape) for eps in noise})]
+        raise refuse(
+            "shape of noise", shapes, f"{(len(steps), *x.shape)}, one number for each step and state"
+        )
     if noise is None and generator is None and any(scales):
         raise refuse("generator", generator, "a torch.Generator, because noise has to be drawn")
     eps, place, states = torch.empty_like(x), x.untyped_storage().data_ptr(), [x.clone()]
@@ -360,9 +366,8 @@ def langevin(
 
     For N(0, s**2) their stationary variance is ``s**2 / (1 - step / (2 * s**2))``: a bias of order 1.
     """
+    step, score = real("step", step, 0, open_low=True), _watched("score", score)
     times = step * torch.arange(integer("steps", steps, 1) + 1, dtype=torch.float64)
-    real("step", step, 0, open_low=True)
-    score = _watched("score", score)
     return euler_maruyama(lambda x, t: score(x), math.sqrt(2), start, times, generator=generator)
 
 
@@ -549,9 +554,8 @@ def fokker_planck(drift: Drift, diffusion: Diffusion, density: Tensor, grid: Ten
     borders = (grid[:-1].double() + widths / 2)[:, None]
     densities, matrix = [density.double().numpy(force=True)], np.zeros((3, len(grid)))
     for (a, b), strength in zip(pairwise(t), strengths, strict=True):
-        speed = _checked("drift", drift(borders, b), borders)[:, 0].numpy(force=True) * math.copysign(
-            1, b - a
-        )
+        values = _checked("drift", drift(borders, b), borders)[:, 0].numpy(force=True)
+        speed = values * math.copysign(1, b - a)
         # The flux is out * density of the cell to the left - back * density of the cell to the right.
         bend, rate = 2 * speed * width / strength**2, abs(b - a) * strength**2 / (2 * width**2)
         matrix[0, 1:], matrix[2, :-1], matrix[1] = -rate / exprel(bend), -rate / exprel(-bend), 1
