@@ -168,7 +168,7 @@ def forward(
     ``dx = [f x - (g**2 - sigma**2)/2 * score] dt + sigma dw`` (eq-sde-family), with sigma as in `reverse`.
     Without a score, which only ``sigma = g`` does not need, it is the process itself.
     """
-    if score is None and (callable(sigma) or sigma != 1):
+    if score is None and sigma != 1:
         raise refuse("score", score, "a function, unless sigma is 1")
     return _family(process, score, sigma, -1)
 

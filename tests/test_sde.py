@@ -729,7 +729,7 @@ REFUSED = {
     "steps": [lambda: s.even_times(0, 1, 0), lambda: s.even_times(0, 1, 2.0)],
     "stop": [lambda: s.even_times(1, 1, 3), lambda: s.even_times(0, math.nan, 3)],
     "sigma": [lambda: s.reverse(VP, untouched, sigma=-0.1), lambda: s.reverse(VP, untouched, sigma=math.nan)],
-    "score": [lambda: s.forward(VP, sigma=0.5)],
+    "score": [lambda: s.forward(VP, sigma=0.5), lambda: s.forward(VP, sigma=lambda t: 0.5)],
     "times": [
         lambda: s.euler_maruyama(*EULER, [0.0, 1.0, 1.0], generator=rng()),
         lambda: s.euler_maruyama(*EULER, [0.0, 1.0, 0.5], generator=rng()),
