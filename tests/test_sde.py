@@ -735,6 +735,7 @@ REFUSED = {
         lambda: s.euler_maruyama(*EULER, [0.0, 1.0, 0.5], generator=rng()),
         lambda: s.euler_maruyama(*EULER, [0.0], generator=rng()),
         lambda: s.euler_maruyama(*EULER, [0.0, math.nan], generator=rng()),
+        lambda: s.euler_maruyama(*EULER, [0.0, math.inf], generator=rng()),
         lambda: s.euler_maruyama(*EULER, torch.zeros(2, 2), generator=rng()),
         lambda: s.log_likelihood(VP, untouched, HERE, TIMES),
         lambda: s.exponential_midpoint(VP, untouched, HERE, [1.0, 0.2, 0.4]),
@@ -819,6 +820,25 @@ def test_what_a_function_returns_is_refused_at_its_first_step(what, how):
     ):
         SOLVED[what](function)
     assert len(calls) == 1
+
+
+def test_a_row_that_would_be_spread_over_the_states_is_refused_at_any_step():
+    def drift(x, t):
+        return x if t == 1 else x[0]
+
+    with pytest.raises(ValueError, match="shape of what drift returns"):
+        s.euler_maruyama(drift, 0.0, HERE + 1, TIMES)
+
+
+def test_no_solver_keeps_a_history_for_gradients():
+    start = (HERE + 1).requires_grad_()
+    model = gaussian_score(1.0)
+    for end in (
+        s.euler_maruyama(*s.reverse(VP, model, sigma=0), start, TIMES),
+        s.exponential_midpoint(VP, model, start, TIMES),
+        s.log_likelihood(VP, model, start, [0.1, 1.0]),
+    ):
+        assert not end.requires_grad
 
 
 def test_prior_and_trace_are_looked_at():
