@@ -524,6 +524,7 @@ def test_single_precision_is_near_double():
     s, model, start = d.evenly(d.linear(), 50), d.perfect(MIXTURE), normal(50, 2)
     double = d.ddim(model, s, start)
     single = d.ddim(model, s, start.float())
+    assert model(start.float(), 0.8, 0.6).dtype == torch.float32
     assert single.dtype == torch.float32
     close(single, double, rtol=0, atol=2e-4)
 
@@ -763,14 +764,18 @@ def test_networks_use_their_generator_only():
 
 
 def test_training_leaves_the_average_of_the_weights():
-    network, seen = d.NoiseNetwork(2, 8, 1, generator=rng()), []
-    hook = register_optimizer_step_post_hook(
-        lambda *_: seen.append([w.detach().clone() for w in network.parameters()])
-    )
+    network, seen, rates = d.NoiseNetwork(2, 8, 1, generator=rng()), [], []
+
+    def look(optimiser, *_):
+        seen.append([w.detach().clone() for w in network.parameters()])
+        rates.append(optimiser.param_groups[0]["lr"])
+
+    hook = register_optimizer_step_post_hook(look)
     try:
         d.train(network, normal(9, 2, dtype=torch.float32), d.linear(10), steps=5, batch=4, generator=rng())
     finally:
         hook.remove()
+    close(rates, [0.003 * math.cos(math.pi * i / 10) ** 2 for i in range(5)])
     for i, weight in enumerate(network.parameters()):  # so few steps are averaged evenly
         close(weight, torch.stack([step[i] for step in seen]).mean(0), rtol=1e-4, atol=1e-6)
 
@@ -810,14 +815,22 @@ def test_data_come_to_the_network():
 
 
 def test_labels_are_learned():
-    """Two points, told apart by their labels: pure noise is denoised to the one that is told."""
-    data, labels = torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1])
+    """Two points, told apart by labels; where noise hides all else, who is not told guesses their mean."""
+    data, labels = torch.tensor([[1.5], [-0.5]]), torch.tensor([0, 1])
     network = d.NoiseNetwork(1, 32, 1, classes=2, generator=rng())
     d.train(network, data, d.cosine(50), steps=400, batch=128, labels=labels, untold=0.3, generator=rng(1))
-    x, signal, noise = torch.zeros(3, 1), 0.2, math.sqrt(1 - 0.04)
+    x, signal, noise = torch.full((3, 1), 0.05), 0.1, math.sqrt(1 - 0.01)
     with torch.no_grad():
         guesses = (x - noise * network(x, signal, noise, torch.tensor([0, 1, 2]))) / signal
-    close(guesses[:, 0], torch.tensor([1.0, -1.0, 0.0]), rtol=0, atol=0.25)
+    close(guesses[:, 0], [1.5, -0.5, 0.5], rtol=0, atol=0.45)  # each nearer to its own than to another
+
+
+@pytest.mark.parametrize(("untold", "moved"), [(0.0, [True, True, False]), (1.0, [False, False, True])])
+def test_the_share_that_is_not_told_a_label(untold, moved):
+    data, labels = normal(8, 1), torch.tensor([0, 1] * 4)
+    network = d.NoiseNetwork(1, 8, 1, classes=2, generator=rng())
+    d.train(network, data, d.linear(9), steps=9, batch=8, labels=labels, untold=untold, generator=rng(1))
+    assert (network.told != 0).any(1).tolist() == moved
 
 
 @pytest.mark.parametrize(
