@@ -728,7 +728,11 @@ REFUSED = {
     ],
     "steps": [lambda: s.even_times(0, 1, 0), lambda: s.even_times(0, 1, 2.0)],
     "stop": [lambda: s.even_times(1, 1, 3), lambda: s.even_times(0, math.nan, 3)],
-    "sigma": [lambda: s.reverse(VP, untouched, sigma=-0.1), lambda: s.reverse(VP, untouched, sigma=math.nan)],
+    "sigma": [
+        lambda: s.reverse(VP, untouched, sigma=-0.1),
+        lambda: s.reverse(VP, untouched, sigma=math.nan),
+        lambda: s.predictor_corrector(VP, untouched, HERE, TIMES, sigma=lambda t: t - 0.7, generator=rng()),
+    ],
     "score": [lambda: s.forward(VP, sigma=0.5), lambda: s.forward(VP, sigma=lambda t: 0.5)],
     "times": [
         lambda: s.euler_maruyama(*EULER, [0.0, 1.0, 1.0], generator=rng()),
@@ -820,6 +824,13 @@ def test_what_a_function_returns_is_refused_at_its_first_step(what, how):
     ):
         SOLVED[what](function)
     assert len(calls) == 1
+
+
+def test_no_noise_is_drawn_where_there_is_none():
+    g = rng(3)
+    before = g.get_state()
+    s.euler_maruyama(*s.reverse(VP, gaussian_score(1.0), sigma=0), HERE + 1, TIMES, generator=g)
+    assert torch.equal(g.get_state(), before)
 
 
 def test_a_row_that_would_be_spread_over_the_states_is_refused_at_any_step():
