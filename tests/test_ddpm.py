@@ -726,6 +726,11 @@ def test_a_new_network_knows_pure_noise():
     close(woken()(x, 1e-6, 1.0), x, rtol=0, atol=1e-4)
 
 
+def test_new_blocks_add_nothing():
+    network = d.NoiseNetwork(3, 16, 2, generator=rng())
+    assert all(not block(normal(5, 16, dtype=torch.float32)).any() for block in network.blocks)
+
+
 def test_a_network_sees_the_ratio_only():
     """Trained on one schedule, it serves all: x, signal and noise may be multiplied by a number."""
     network, x = woken(), normal(5, 3, dtype=torch.float32)
@@ -931,6 +936,25 @@ def test_whatever_decides_the_weights_has_a_file_of_its_own(kept, monkeypatch, t
     assert len(list(folder.iterdir())) == 7
     d.digits_model(3, **TINY)
     assert len(trained) == 7
+
+
+def test_other_data_have_a_file_of_their_own(kept, monkeypatch):
+    folder, trained = kept
+    d.digits_model(3, **TINY)
+    first, second = d.digits_split()
+    monkeypatch.setattr(d, "digits_split", lambda: (second, first))
+    d.digits_model(3, **TINY)
+    assert len(trained) == len(list(folder.iterdir())) == 2
+
+
+def test_the_digits_are_learned_from_minus_one_to_one_on_the_cosine_schedule(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setenv("KEXUE_CACHE", str(tmp_path))
+    monkeypatch.setattr(d, "train", lambda network, data, schedule, **_: given.append((data, schedule)))
+    d.digits_model(3, **TINY)
+    ((data, schedule),) = given
+    assert (float(data.min()), float(data.max())) == (-1, 1)
+    assert torch.equal(schedule.signal, d.cosine().signal)
 
 
 def test_many_writers_at_once(kept):
