@@ -520,7 +520,12 @@ def digits_model(seed: int = 1, *, steps: int = 2500, width: int = 256, blocks: 
         if hashlib.sha256(payload).digest() == check:
             network.load_state_dict(torch.load(io.BytesIO(payload), weights_only=True))
             return network
-    train(network, data, cosine(), steps=steps, generator=stream(seed, "digits", "training"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a network gains nothing by more, and its weights would depend on them
+    try:
+        train(network, data, cosine(), steps=steps, generator=stream(seed, "digits", "training"))
+    finally:
+        torch.set_num_threads(threads)
     written = io.BytesIO()
     torch.save(network.state_dict(), written)
     with contextlib.suppress(OSError):  # a folder that cannot be written costs time, not the network
