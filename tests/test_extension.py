@@ -1,12 +1,15 @@
 """The Sphinx extension: small books whose chapters carry made-up outputs; nothing is executed."""
 
+import gc
 import json
 import re
 import shutil
 import subprocess
+import weakref
 from html import unescape
 from io import StringIO
 from pathlib import Path
+from unittest import mock
 from xml.etree import ElementTree
 
 import jupytext
@@ -17,6 +20,14 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def living():
+    """Return what sphinx_external_toc looks through, without proxies of what other tests have left behind."""
+    return [thing for thing in ALL() if type(thing) not in weakref.ProxyTypes]
+
+
+ALL = gc.get_objects
 HEAD = """---
 jupytext:
   text_representation:
@@ -148,7 +159,7 @@ class Book:
         )
         settings.pop("comments_config")
         warnings = StringIO()
-        with patch_docutils(), docutils_namespace():
+        with patch_docutils(), docutils_namespace(), mock.patch("gc.get_objects", living):
             Sphinx(
                 self.folder,
                 None,
