@@ -19,8 +19,9 @@ import torch
 
 CORES = os.cpu_count()
 RULE = (
-    "the median, least and greatest ratio of paired rounds in which all run in turn, 0.1 s apart; a round "
-    "in which other programs needed our processors is measured again, at most as often as there are rounds"
+    "the median, least and greatest ratio of paired rounds in which all run in turn, 0.1 s apart, each as "
+    "often as fills 0.05 s; a round in which other programs needed our processors is measured again, at most "
+    "as often as there are rounds"
 )
 TARGET = Path(__file__).parent.parent / "results"
 
@@ -40,16 +41,21 @@ def needed_by_others(function):
 def measure(functions, rounds, threads):
     """Run the functions in turn; return a list of times for each, the last results, the disturbances."""
     times, results, others, repeated = {name: [] for name in functions}, {}, [], 0
+    repeats = {}
 
     def one_round():
         for name, function in functions.items():
             time.sleep(0.1)  # threads spin for a while when their work is done
             start = time.perf_counter()
-            results[name] = function()
-            latest[name] = time.perf_counter() - start
+            for _ in range(repeats[name]):
+                results[name] = function()
+            latest[name] = (time.perf_counter() - start) / repeats[name]
 
-    for function in functions.values():
+    for name, function in functions.items():
         function()  # what is compiled or kept, once
+        start = time.perf_counter()
+        function()
+        repeats[name] = 1 + int(0.05 / (time.perf_counter() - start))
     while len(others) < rounds:
         latest = {}
         needed = needed_by_others(one_round)

@@ -15,6 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -76,12 +77,12 @@ class Schedule:
         """Return the number of steps T."""
         return len(self.signal) - 1
 
-    @property
+    @cached_property  # asked for by every run of a sampler
     def step_signal(self) -> Tensor:
         r"""Return :math:`\alpha_t`, t = 1..T, shape (T,)."""
         return self.signal[1:] / self.signal[:-1]
 
-    @property
+    @cached_property
     def step_noise(self) -> Tensor:
         r"""Return :math:`\beta_t`, t = 1..T, shape (T,): what one step adds to the noise that it shrinks."""
         shrunk = self.step_signal * self.noise[:-1]
