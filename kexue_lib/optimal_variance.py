@@ -326,10 +326,10 @@ def expected_excess_kl(variance: float | Tensor, optimal: float | Tensor, dim: i
         if not bool((value.isfinite() & (value >= 0)).all()):
             raise refuse(name, value, "finite numbers >= 0")
     ratio = torch.where((chosen == 0) & (best == 0), 1.0, best / chosen)
-    # r - 1 - ln r loses its digits near 1; with r = 1 + x it is x - log1p(x)
+    # r - 1 - ln r loses its digits near 1, where with r = 1 + x it is x - log1p(x), and near 0 this does
     away = ratio - 1
-    cost = torch.where(ratio.isfinite() & (ratio > 0), away - torch.log1p(away), math.inf)
-    return dim / 2 * cost.clamp_min(0)
+    cost = away - torch.where(ratio > 0.5, torch.log1p(away), ratio.log())
+    return dim / 2 * torch.where(ratio.isfinite(), cost, math.inf).clamp_min(0)
 
 
 # -- trajectories ------------------------------------------------------------------------------
@@ -355,8 +355,8 @@ def jump_costs(schedule: Schedule, posterior_variance: Tensor) -> Tensor:
     # signal_s is 1 - r_s / r_t.
     part = ratio[:, None] / ratio[None, :]
     variance, pull = ratio[:, None] * (1 - part), 1 - part
-    best = variance + pull**2 * torch.cat([given.new_zeros(1), given])[None, :]
-    cost = torch.log(best / variance) / 2
+    pulled = pull**2 * torch.cat([given.new_zeros(1), given])[None, :]
+    cost = torch.log1p(pulled / variance) / 2
     possible = (part < 1) & (variance > 0)
     return torch.where(possible, cost, math.inf)
 
@@ -437,7 +437,10 @@ def noisy(mean: Tensor, variance: Tensor, *, generator: Generator) -> Tensor:
         Matrices may be singular.
     """
     z = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-    variance = variance.to(mean.device)
+    (n, d), variance = mean.shape, variance.to(mean.device)
+    allowed: list[tuple[int, ...]] = [(), (d,), (n, 1), (n, d), (1, d, d), (n, d, d)]
+    if variance.shape not in allowed:
+        raise refuse("shape of variance", tuple(variance.shape), f"one of {allowed}")
     if not bool(variance.isfinite().all()):
         raise refuse("variance", float(variance[~variance.isfinite()][0]), "finite numbers")
     if variance.ndim == 3:
@@ -445,15 +448,11 @@ def noisy(mean: Tensor, variance: Tensor, *, generator: Generator) -> Tensor:
         if bool((values < -1e-12 * values.abs().amax()).any()):
             raise refuse("variance", float(values.min()), "no negative variance, in no direction")
         root = (vectors * values.clamp_min(0).sqrt()[..., None, :]).to(mean.dtype)
-        return mean + (root @ z[..., None])[..., 0]
+        moved: Tensor = mean + (root @ z[..., None])[..., 0]
+        return moved
     if bool((variance < 0).any()):
         raise refuse("variance", float(variance.min()), "numbers >= 0")
-    noise = variance.sqrt().to(mean.dtype) * z
-    if noise.shape != mean.shape:
-        raise refuse(
-            "shape of variance", tuple(variance.shape), f"one that broadcasts to {tuple(mean.shape)}"
-        )
-    return mean + noise
+    return mean + variance.sqrt().to(mean.dtype) * z
 
 
 def sample(
@@ -492,6 +491,8 @@ def sample(
     ):
         allowed = f"({schedule.steps},), ({schedule.steps}, {d}) or ({schedule.steps}, {d}, {d})"
         raise refuse("shape of variance", tuple(variance.shape), allowed)
+    if isinstance(variance, Tensor) and not bool(variance.isfinite().all()):
+        raise refuse("variance", float(variance[~variance.isfinite()][0]), "finite numbers")
     x, states = start.clone(), [start.clone()]
     with torch.no_grad():
         for t in range(schedule.steps, 0, -1):
@@ -516,7 +517,7 @@ def sample(
 def likelihood_bound(
     model: Model,
     schedule: Schedule,
-    variance: Tensor,
+    variance: Variance,
     x0: Tensor,
     *,
     width: float,
@@ -533,45 +534,62 @@ def likelihood_bound(
     Parameters
     ----------
     model : function ``model(x, signal, noise)``
-    variance : tensor (T,) or (T, d), > 0
-        Of the steps, the first too.
+    variance : tensor (T,) or (T, d), > 0, or function
+        Of the steps, the first too. Or a function that gives the posterior variance, as for `sample`, (n, 1)
+        or (n, d).
     x0 : tensor (n, d)
-        On a grid from low to high with the width of its bins; the bins at both ends are open.
+        On a grid from low to high with the width of its bins; the bins at both ends are open. The model sees
+        its dtype.
     """
     width = real("width", width, 0, open_low=True)
     low = real("low", low)
     high = real("high", high, low)
-    steps, (n, d) = schedule.steps, x0.shape
-    table = variance.double().to(x0.device)
-    if table.shape not in ((steps,), (steps, d)) or not bool((table.isfinite() & (table > 0)).all()):
-        raise refuse("variance", variance, f"positive numbers ({steps},) or ({steps}, {d})")
+    if x0.ndim != 2 or len(x0) < 2 or not x0.is_floating_point():
+        raise refuse("x0", tuple(x0.shape), "two or more floating-point rows (n, d)")
+    steps, (n, d), dtype = schedule.steps, x0.shape, x0.dtype
+    if isinstance(variance, Tensor):
+        good = variance.shape in ((steps,), (steps, d)) and variance.isfinite() & (variance > 0)
+        if not torch.as_tensor(good).all():
+            raise refuse("variance", variance, f"positive numbers ({steps},) or ({steps}, {d})")
     x0 = x0.double()
     if not bool(((x0 >= low) & (x0 <= high) & (((x0 - low) / width).frac().sub(0.5).abs() > 0.49)).all()):
         raise refuse("x0", x0, f"points of the grid from {low:g} to {high:g} in steps of {width:g}")
-    made, normal = bridges(schedule), torch.distributions.Normal(0.0, 1.0)
-    each = torch.empty(steps + 1, n, dtype=torch.float64, device=x0.device)
+    made, each = bridges(schedule), x0.new_empty(steps + 1, n)
     with torch.no_grad():
         for t in range(1, steps + 1):
             signal, noise = float(schedule.signal[t]), float(schedule.noise[t])
+            own, pull = float(made.variance[t - 1]), float(made.pull[t - 1])
             xt, _ = diffuse(x0, signal, noise, generator=generator)
-            eps = _looked_at(model(xt.float(), signal, noise), xt).double()
-            away, chosen = x0 - (xt - noise * eps) / signal, table[t - 1]
-            if t == 1 and schedule.noise[0] == 0:
-                upper, lower = ((away + side * width / 2) / chosen.sqrt() for side in (1, -1))
-                upper = upper.masked_fill(x0 > high - width / 2, math.inf)
-                lower = lower.masked_fill(x0 < low + width / 2, -math.inf)
-                # the difference of two tails, taken on the side where they are small
-                flip = lower > 0
-                upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
-                inside = normal.cdf(upper) - normal.cdf(lower)
-                terms = -inside.clamp_min(1e-300).log()
+            seen = xt.to(dtype)
+            eps = _looked_at(model(seen, signal, noise), xt)
+            if isinstance(variance, Tensor):
+                chosen = variance[t - 1].double()
             else:
-                own, pull = made.variance[t - 1], made.pull[t - 1]
+                chosen = own + pull**2 * variance(seen, eps, signal, noise).double()
+                if not bool((chosen.isfinite() & (chosen > 0)).all()):
+                    raise refuse("a value of variance", float(chosen.min()), "positive numbers")
+            away = x0 - (xt - noise * eps.double()) / signal
+            if t == 1 and schedule.noise[0] == 0:
+                terms = -_log_bin(
+                    away / chosen.sqrt(), width / chosen.sqrt(), x0 > high - width / 2, x0 < low + width / 2
+                )
+            else:
                 terms = (own / chosen - 1 - (own / chosen).log() + (pull * away) ** 2 / chosen) / 2
             each[t - 1] = terms.expand(n, d).mean(1)
-        signal, noise = schedule.signal[-1], schedule.noise[-1]
-        each[-1] = ((signal * x0) ** 2 + noise**2 - 1 - (noise**2).log()).mean(1) / 2
+        rest = (schedule.signal[-1] * x0) ** 2 + schedule.noise[-1] ** 2 - 1 - (schedule.noise[-1] ** 2).log()
+        each[-1] = rest.mean(1) / 2
     return each.mean(1), each.std(1) / math.sqrt(n)
+
+
+def _log_bin(middle: Tensor, width: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
+    """Return the log probability of a standard normal number within half a width of the middle."""
+    upper = (middle + width / 2).masked_fill(top, math.inf)
+    lower = (middle - width / 2).masked_fill(bottom, -math.inf)
+    # On the side where tails are small, and by their logarithms, which hold far out.
+    flip = lower > 0
+    upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+    tail: Tensor = torch.special.log_ndtr(upper)
+    return tail + (-torch.expm1(torch.special.log_ndtr(lower) - tail)).log()
 
 
 # -- variances that depend on the state --------------------------------------------------------
@@ -634,7 +652,7 @@ def train_head(
     Parameters
     ----------
     model : function
-        The noise model, which is not trained: ``model(x, signal, noise)`` with levels (n,) or (n, 1).
+        The noise model, which is not trained: ``model(x, signal, noise)`` with x (n, d) and levels (n, 1).
     data : tensor (n, d)
     target : "residual" or "second moment"
         What is guessed (eq-optimal-heads).
@@ -664,10 +682,11 @@ def train_head(
         rows = torch.randint(len(data), (batch,), generator=generator, device=data.device)
         t = torch.randint(schedule.steps, (batch,), generator=generator, device=data.device)
         xt, eps = diffuse(data[rows], signals[t], noises[t], generator=generator)
+        level = signals[t, None], noises[t, None]
         with torch.no_grad():
-            guess = model(xt, signals[t], noises[t])
+            guess = _looked_at(model(xt, *level), xt)
             wanted = (eps - guess if target == "residual" else eps) ** 2
-        out = head(xt, guess, signals[t], noises[t])
+        out = head(xt, guess, *level)
         error = (out - wanted) ** 2 if loss == "squares" else (out.log() + wanted / out) / 2
         optimiser.zero_grad()
         error.mean().backward()
