@@ -774,8 +774,8 @@ def test_heads_learn_conditional_means(target, loss):
         part,
         target=target,
         loss=loss,
-        steps=1200,
-        batch=1000,
+        steps=1000,
+        batch=256,
         rate=5e-3,
         generator=rng(25),
     )
