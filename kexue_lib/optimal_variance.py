@@ -178,7 +178,7 @@ class NoiseStatistics:
 
 
 def noise_statistics(
-    model: Model, schedule: Schedule, x0: Tensor, *, generator: Generator, batch: int = 1000
+    model: Model, schedule: Schedule, x0: Tensor, *, generator: Generator, batch: int | None = None
 ) -> NoiseStatistics:
     """Noise all data once at every level, and measure what the model guesses.
 
@@ -190,11 +190,14 @@ def noise_statistics(
     schedule : Schedule
     x0 : tensor (n, d), n >= 2
         dtype and device are its own.
+    batch : int, optional
+        Rows at a time; left out, as many as have about 130 000 coordinates, which is quickest.
     """
     if x0.ndim != 2 or len(x0) < 2 or not x0.is_floating_point() or not bool(x0.isfinite().all()):
         raise refuse("x0", tuple(x0.shape), "two or more finite floating-point rows (n, d)")
     n, d = x0.shape
-    batch, middle = integer("batch", batch, 1), x0.double().mean(0)
+    batch = max(1, 2**17 // d) if batch is None else integer("batch", batch, 1)
+    middle = x0.double().mean(0)
     squares = torch.zeros(schedule.steps, 2, d, dtype=torch.float64, device=x0.device)
     means = torch.zeros(schedule.steps, 3, dtype=torch.float64, device=x0.device)
     fourths = torch.zeros_like(means)
