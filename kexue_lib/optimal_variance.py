@@ -360,8 +360,7 @@ def jump_costs(schedule: Schedule, posterior_variance: Tensor) -> Tensor:
     variance, pull = ratio[:, None] * (1 - part), 1 - part
     pulled = pull**2 * torch.cat([given.new_zeros(1), given])[None, :]
     cost = torch.log1p(pulled / variance) / 2
-    possible = (part < 1) & (variance > 0)
-    return torch.where(possible, cost, math.inf)
+    return torch.where(variance > 0, cost, math.inf)
 
 
 def optimal_trajectories(cost: Tensor, most: int, *, first: int = 0) -> list[list[int]]:
