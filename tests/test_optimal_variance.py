@@ -487,9 +487,9 @@ def test_a_thousand_steps():
     """In under a second; as good as a plain recursion, better than even jumps, all of them at the end."""
     cost = ov.jump_costs(LINEAR, two_points(LINEAR))
     ov.optimal_trajectories(cost[:9, :9], 3, first=1)  # compiled once
-    start = time.perf_counter()
+    start = time.process_time()
     paths = ov.optimal_trajectories(cost, 999, first=1)
-    assert time.perf_counter() - start < 5  # 0.3 s on an idle core
+    assert time.process_time() - start < 2  # 0.5 s on an idle core, other programs not counted
     table = cost.numpy()[1:, 1:]
     best = table[0]
     for jumps in range(2, 13):
@@ -524,7 +524,7 @@ def test_trajectories_refuse(cost, arguments, word):
 def test_trajectories_refuse_a_late_start():
     with pytest.raises(ValueError, match="first"):
         ov.optimal_trajectory(torch.zeros(4, 4), 1, first=3)
-    with pytest.raises(ValueError, match="jumps"):
+    with pytest.raises(ValueError, match=r"jumps.*from 1 to 2"):
         ov.optimal_trajectory(torch.zeros(4, 4), 3, first=1)
 
 
