@@ -598,42 +598,94 @@ def _log_bin(middle: Tensor, width: Tensor, top: Tensor, bottom: Tensor) -> Tens
 
 
 class VarianceHead(nn.Module):
-    """A small network that guesses a positive number for each coordinate of x_t.
+    r"""A small network for the variance of each coordinate of x_0, given x_t (eq-optimal-heads).
+
+    It works with ``v = s * eps - n * x_0``, where s, n are signal and noise, scaled to ``s**2 + n**2 = 1``:
+    errors of v are of one size at all levels, and x_0 has the variance ``n**2`` times that of v. It guesses
+
+    - "residual": :math:`\mathbb{E}[(v-v_\theta)^2|x_t]`, the variance about the model's mean (NPR), or
+    - "second moment": :math:`\mathbb{E}[v^2|x_t]`, from which :math:`v_\theta^2` is subtracted (SN).
 
     Parameters
     ----------
     dim, width : int
+    target : "residual" or "second moment"
     generator : torch.Generator
         For the first weights.
     """
 
     frequencies: Tensor
 
-    def __init__(self, dim: int, width: int = 128, *, generator: Generator) -> None:
+    def __init__(
+        self,
+        dim: int,
+        width: int = 128,
+        *,
+        target: Literal["residual", "second moment"] = "residual",
+        generator: Generator,
+    ) -> None:
         super().__init__()
-        self.dim, width, device = integer("dim", dim, 1), integer("width", width, 2), generator.device
+        if target not in ("residual", "second moment"):
+            raise refuse("target", target, one_of(target, ["residual", "second moment"]))
+        self.target, self.dim, width = target, integer("dim", dim, 1), integer("width", width, 2)
+        device = generator.device
         self.register_buffer("frequencies", 2.0 ** torch.arange(-3, 3, device=device))
-        sizes = [2 * self.dim + 12, width, width, self.dim]
         self.layers = nn.ModuleList()
-        for size, out in pairwise(sizes):
+        for size, out in pairwise([2 * self.dim + 12, width, width, self.dim]):
             layer: nn.Linear = nn.utils.skip_init(nn.Linear, size, out, device=device)
             nn.init.normal_(layer.weight, 0, 1 / math.sqrt(size), generator=generator)
             nn.init.zeros_(layer.bias)
             self.layers.append(layer)
 
     def forward(self, x: Tensor, eps: Tensor, signal: float | Tensor, noise: float | Tensor) -> Tensor:
-        """Return a number > 0 for each coordinate (n, dim); eps is what the noise model guesses at x."""
+        """Return the guess, >= 0, for each coordinate (n, dim); eps is what the noise model guesses at x."""
         if x.ndim != 2 or x.shape[1] != self.dim or eps.shape != x.shape:
             raise refuse("x and eps", (tuple(x.shape), tuple(eps.shape)), f"both of shape (n, {self.dim})")
-        signal, noise = (
-            torch.as_tensor(v, dtype=x.dtype, device=x.device).reshape(-1, 1) for v in (signal, noise)
-        )
+        x, signal, noise = _unit_scale(x, signal, noise)
         angles = ((noise / signal).log() * self.frequencies).expand(len(x), -1)
-        hidden = torch.cat([x / (signal**2 + noise**2).sqrt(), eps, angles.sin(), angles.cos()], 1)
+        hidden = torch.cat([x, (eps - noise * x) / signal, angles.sin(), angles.cos()], 1)
         for layer in self.layers[:-1]:
             hidden = nn.functional.silu(layer(hidden))
         out: Tensor = nn.functional.softplus(self.layers[-1](hidden))
         return out
+
+    def wanted(
+        self, x: Tensor, eps: Tensor, guess: Tensor, signal: float | Tensor, noise: float | Tensor
+    ) -> Tensor:
+        """Return what is to be guessed on average (n, dim), for noise eps in x of which the model guesses."""
+        x, signal, noise = _unit_scale(x, signal, noise)
+        centre = guess if self.target == "residual" else noise * x
+        return ((eps - centre) / signal) ** 2
+
+    def posterior(
+        self,
+        x: Tensor,
+        eps: Tensor,
+        signal: float | Tensor,
+        noise: float | Tensor,
+        *,
+        bound: float = math.inf,
+    ) -> Tensor:
+        """Return the variance of x_0 (n, dim), between 0 and ``(noise / signal)**2``, or the bound if less.
+
+        For `sample` and `likelihood_bound`; eps is what the noise model guesses at x.
+        """
+        most = real("bound", bound, 0) if bound != math.inf else bound
+        second = self(x, eps, signal, noise)
+        x, signal, noise = _unit_scale(x, signal, noise)
+        if self.target == "second moment":
+            second = second - ((eps - noise * x) / signal) ** 2
+        limit = ((noise / signal) ** 2).clamp_max(most)
+        return torch.minimum((noise**2 * second).clamp_min(0), limit)
+
+
+def _unit_scale(x: Tensor, signal: float | Tensor, noise: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x, signal and noise as columns, divided by (signal**2 + noise**2)**(1/2)."""
+    signal, noise = (
+        torch.as_tensor(level, dtype=x.dtype, device=x.device).reshape(-1, 1) for level in (signal, noise)
+    )
+    scale = (signal**2 + noise**2).sqrt()
+    return x / scale, signal / scale, noise / scale
 
 
 def train_head(
@@ -642,22 +694,19 @@ def train_head(
     data: Tensor,
     schedule: Schedule,
     *,
-    target: Literal["residual", "second moment"] = "residual",
     loss: Literal["squares", "likelihood"] = "squares",
     steps: int,
     batch: int = 256,
     rate: float = 2e-3,
     generator: Generator,
 ) -> Tensor:
-    r"""Train a head to guess :math:`(\varepsilon-\epsilon_\theta)^2` (NPR) or :math:`\varepsilon^2` (SN).
+    """Train a head on its target, by Adam whose rate falls to 0 as a cosine.
 
     Parameters
     ----------
     model : function
         The noise model, which is not trained: ``model(x, signal, noise)`` with x (n, d) and levels (n, 1).
     data : tensor (n, d)
-    target : "residual" or "second moment"
-        What is guessed (eq-optimal-heads).
     loss : "squares" or "likelihood"
         The squared error, or that of a Gaussian with this variance, ``(ln h + target / h) / 2``.
 
@@ -665,12 +714,8 @@ def train_head(
     -------
     tensor (steps,): the loss of each batch.
     """
-    for name, value, words in (
-        ("target", target, ["residual", "second moment"]),
-        ("loss", loss, ["squares", "likelihood"]),
-    ):
-        if value not in words:
-            raise refuse(name, value, one_of(value, words))
+    if loss not in ("squares", "likelihood"):
+        raise refuse("loss", loss, one_of(loss, ["squares", "likelihood"]))
     steps, batch = integer("steps", steps, 1), integer("batch", batch, 1)
     if data.ndim != 2 or not len(data) or data.shape[1] != head.dim or not bool(data.isfinite().all()):
         raise refuse("data", tuple(data.shape), f"finite numbers (n, {head.dim}), n >= 1")
@@ -687,7 +732,7 @@ def train_head(
         level = signals[t, None], noises[t, None]
         with torch.no_grad():
             guess = _looked_at(model(xt, *level), xt)
-            wanted = (eps - guess if target == "residual" else eps) ** 2
+            wanted = head.wanted(xt, eps, guess, *level)
         out = head(xt, guess, *level)
         error = (out - wanted) ** 2 if loss == "squares" else (out.log() + wanted / out) / 2
         optimiser.zero_grad()
