@@ -61,11 +61,11 @@ def gaussian_mixture(
     ValueError
         If shapes do not fit, values are not finite, weights are not a law, or a covariance is not one.
     """
-    means = torch.as_tensor(means).double()
+    means = torch.as_tensor(means, dtype=torch.float64)
     if means.ndim != 2 or 0 in means.shape or not bool(means.isfinite().all()):
         raise refuse("means", tuple(means.shape), "finite, of shape (k, d) with k and d at least 1")
     count, dim = means.shape
-    covariances = torch.as_tensor(covariances, device=means.device).double()
+    covariances = torch.as_tensor(covariances, dtype=torch.float64, device=means.device)
     if covariances.ndim == 0:
         covariances = covariances.expand(count).clone()
     if covariances.shape not in ((count,), (count, dim, dim)):
@@ -84,7 +84,7 @@ def gaussian_mixture(
         raise refuse("covariances", least, "no negative variance in any direction")
     if weights is None:
         weights = means.new_full((count,), 1 / count)
-    weights = torch.as_tensor(weights, device=means.device).double()
+    weights = torch.as_tensor(weights, dtype=torch.float64, device=means.device)
     if weights.shape != (count,) or not bool((weights > 0).all()) or abs(float(weights.sum()) - 1) > 1e-6:
         raise refuse("weights", weights.tolist(), f"{count} positive numbers with sum 1")
     # Of single precision the sum is 1 only nearly.

@@ -72,6 +72,10 @@ def close(a, b, tolerance=1e-12):
 # -- densities and their derivatives -------------------------------------------------------------
 
 
+def test_a_number_for_the_covariances_keeps_its_digits():
+    assert m.gaussian_mixture(torch.zeros(2, 1), 0.3).covariances.tolist() == [0.3, 0.3]
+
+
 @pytest.mark.parametrize(("signal", "noise"), LEVELS)
 def test_the_density_is_that_of_another_library(some, signal, noise):
     x = 3 * normal(50, 3, seed=2)
