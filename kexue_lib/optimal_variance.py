@@ -240,7 +240,7 @@ class Bridges:
     Parameters
     ----------
     keep, pull, variance : tensors (T,)
-        :math:`\kappa_t`, :math:`\lambda_t` and :math:`\sigma_t^2` (eq-optimal-bridge).
+        :math:`\kappa_t`, :math:`\lambda_t` and :math:`\sigma_t^2` (def-optimal-bridge).
     """
 
     keep: Tensor
@@ -342,7 +342,7 @@ def jump_costs(schedule: Schedule, posterior_variance: Tensor) -> Tensor:
     r"""Return :math:`J(s,t)=\frac12\ln(v^*/\tilde\beta^2)` of all jumps from t down to s, (T + 1, T + 1).
 
     It is what a jump with the optimal variance adds to the divergence of the chain, per coordinate
-    (eq-optimal-path). Where s is not less than t, or the data themselves are reached, it is infinite.
+    (eq-optimal-jump). Where s is not less than t, or the data themselves are reached, it is infinite.
 
     Parameters
     ----------
@@ -531,7 +531,7 @@ def likelihood_bound(
 
     In nats per coordinate, on average over the data: the probability that x_0 falls into its bin if x_1 is
     known, the divergences of the steps 2..T from DDPM's bridges, and the prior's. Their sum is the bound, for
-    data on a grid; divided by ln 2, it is in bits (eq-optimal-bound).
+    data on a grid; divided by ln 2, it is in bits (eq-ddpm-elbo).
 
     Parameters
     ----------
