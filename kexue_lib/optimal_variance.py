@@ -446,6 +446,9 @@ def noisy(mean: Tensor, variance: Tensor, *, generator: Generator) -> Tensor:
     if not bool(variance.isfinite().all()):
         raise refuse("variance", float(variance[~variance.isfinite()][0]), "finite numbers")
     if variance.ndim == 3:
+        # eigh reads one triangle only
+        if bool(((variance - variance.mT).abs() > 1e-5 * variance.abs().amax()).any()):
+            raise refuse("variance", "a matrix that is not symmetric", "symmetric matrices")
         values, vectors = torch.linalg.eigh(variance.double())
         if bool((values < -1e-12 * values.abs().amax()).any()):
             raise refuse("variance", float(values.min()), "no negative variance, in no direction")
@@ -568,6 +571,8 @@ def likelihood_bound(
                 chosen = variance[t - 1].double()
             else:
                 chosen = own + pull**2 * variance(seen, eps, signal, noise).double()
+                if chosen.shape not in ((n, 1), (n, d)):
+                    raise refuse("shape of variance", tuple(chosen.shape), f"({n}, 1) or ({n}, {d})")
                 if not bool((chosen.isfinite() & (chosen > 0)).all()):
                     raise refuse("a value of variance", float(chosen.min()), "positive numbers")
             away = x0 - (xt - noise * eps.double()) / signal
