@@ -240,7 +240,7 @@ class Bridges:
     Parameters
     ----------
     keep, pull, variance : tensors (T,)
-        :math:`\kappa_t`, :math:`\lambda_t` and :math:`\sigma_t^2` (eq-optimal-bridge).
+        :math:`\kappa_t`, :math:`\lambda_t` and :math:`\sigma_t^2` (def-optimal-bridge).
     """
 
     keep: Tensor
@@ -342,7 +342,7 @@ def jump_costs(schedule: Schedule, posterior_variance: Tensor) -> Tensor:
     r"""Return :math:`J(s,t)=\frac12\ln(v^*/\tilde\beta^2)` of all jumps from t down to s, (T + 1, T + 1).
 
     It is what a jump with the optimal variance adds to the divergence of the chain, per coordinate
-    (eq-optimal-path). Where s is not less than t, or the data themselves are reached, it is infinite.
+    (eq-optimal-jump). Where s is not less than t, or the data themselves are reached, it is infinite.
 
     Parameters
     ----------
@@ -446,6 +446,9 @@ def noisy(mean: Tensor, variance: Tensor, *, generator: Generator) -> Tensor:
     if not bool(variance.isfinite().all()):
         raise refuse("variance", float(variance[~variance.isfinite()][0]), "finite numbers")
     if variance.ndim == 3:
+        # eigh reads one triangle only
+        if bool(((variance - variance.mT).abs() > 1e-5 * variance.abs().amax()).any()):
+            raise refuse("variance", "a matrix that is not symmetric", "symmetric matrices")
         values, vectors = torch.linalg.eigh(variance.double())
         if bool((values < -1e-12 * values.abs().amax()).any()):
             raise refuse("variance", float(values.min()), "no negative variance, in no direction")
@@ -531,7 +534,7 @@ def likelihood_bound(
 
     In nats per coordinate, on average over the data: the probability that x_0 falls into its bin if x_1 is
     known, the divergences of the steps 2..T from DDPM's bridges, and the prior's. Their sum is the bound, for
-    data on a grid; divided by ln 2, it is in bits (eq-optimal-bound).
+    data on a grid; divided by ln 2, it is in bits (eq-ddpm-elbo).
 
     Parameters
     ----------
@@ -568,6 +571,8 @@ def likelihood_bound(
                 chosen = variance[t - 1].double()
             else:
                 chosen = own + pull**2 * variance(seen, eps, signal, noise).double()
+                if chosen.shape not in ((n, 1), (n, d)):
+                    raise refuse("shape of variance", tuple(chosen.shape), f"({n}, 1) or ({n}, {d})")
                 if not bool((chosen.isfinite() & (chosen > 0)).all()):
                     raise refuse("a value of variance", float(chosen.min()), "positive numbers")
             away = x0 - (xt - noise * eps.double()) / signal

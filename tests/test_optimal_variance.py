@@ -644,6 +644,7 @@ def test_sampler_refuses():
         ({"variance": -ones}, "variance"),
         ({"variance": ones / 0}, "variance"),
         ({"variance": ones, "bridge": "big"}, "variance"),
+        ({"variance": torch.tensor([[1.0, 0.5], [0.0, 1.0]]).expand(5, 2, 2)}, "symmetric"),
     ):
         with pytest.raises(ValueError, match=word):
             ov.sample(zero, SMALL, start, generator=rng(), **options)
@@ -745,6 +746,8 @@ def test_bound_is_finite_far_out():
         ([[0.0]], {"variance": torch.zeros(5)}, "variance"),
         ([[0.0]], {"variance": torch.ones(4)}, "variance"),
         ([[0.0]], {"variance": torch.full((5,), math.nan)}, "variance"),
+        ([[0.0]], {"variance": lambda x, *_: x[:, 0].abs()}, "shape of variance"),
+        ([[0.0]], {"variance": lambda x, *_: x[..., None].abs()}, "shape of variance"),
     ],
 )
 def test_bound_refuses(x0, options, word):
