@@ -3,8 +3,8 @@ r"""Guidance: samplers of diffusion that are told what to draw, and the law of w
 ``x_t = signal * x_0 + noise * eps`` on the standard-deviation scale. A *model* is a function
 ``model(x, signal, noise)`` with values like x: a noise model, or a score, ``-model / noise``. What is made
 here from noise models is one, for `ddpm.ddim`, `ddpm.ancestral` and, as a score, `sde.reverse`. An
-*energy* is a function ``energy(x, signal, noise)`` (n,), a *classifier* one with the LOGARITHMS (n, classes)
-of its probabilities; each row may depend on its own row of x only. ``scale`` is the posts' :math:`\gamma`: 1
+*energy* is a function ``energy(x, signal, noise)`` (n,), a *classifier* one with LOGARITHMS of probabilities
+(n, classes); each row may depend on its own row of x only. ``scale`` is the posts' :math:`\gamma`: 1
 is Bayes' formula, 0 no guidance.
 """
 
@@ -19,14 +19,12 @@ import torch
 from scipy.special import exprel
 from torch import Generator, Tensor
 
-from kexue_lib import ddpm
+from kexue_lib import ddpm, sde
 from kexue_lib import mixture as mixtures
 from kexue_lib.arguments import integer, one_of, real, refuse
-from kexue_lib.sde import Process, Times, _monotone, _states, _watched
 
 Model = Callable[[Tensor, float, float], Tensor]
 Energy = Callable[[Tensor, float, float], Tensor]
-Classifier = Callable[[Tensor, float, float], Tensor]
 Scale = float | Tensor | Callable[[float, float], float]
 
 
@@ -304,7 +302,7 @@ def combined(conditional: Model, unconditional: Model, scale: Scale) -> Model:
 
     A scale that is a function of signal and noise can be limited to an interval of noise.
     """
-    _rows(scale if not callable(scale) else 1.0)
+    _rows(1.0 if callable(scale) else scale)
 
     def model(x: Tensor, signal: float, noise: float) -> Tensor:
         told = conditional(x, signal, noise)
@@ -337,7 +335,7 @@ def classifier_free_model(
         See `rescale`.
     """
     phi = real("phi", phi, 0, 1)
-    _rows(scale if not callable(scale) else 1.0)
+    _rows(1.0 if callable(scale) else scale)
     told, without = torch.as_tensor(condition), torch.as_tensor(untold)
     if told.shape[1:] != without.shape:
         raise refuse("shape of untold", tuple(without.shape), f"{tuple(told.shape[1:])}, that of a condition")
@@ -363,7 +361,7 @@ def classifier_free_model(
 
 def energy_guided(model: Model, energy: Energy, scale: Scale = 1.0) -> Model:
     """Return the noise model ``model - noise * scale * gradient`` of the energy (`guided_noise`)."""
-    _rows(scale if not callable(scale) else 1.0)
+    _rows(1.0 if callable(scale) else scale)
 
     def guided(x: Tensor, signal: float, noise: float) -> Tensor:
         gradient = energy_gradient(lambda x: energy(x, signal, noise), x)
@@ -372,12 +370,12 @@ def energy_guided(model: Model, energy: Energy, scale: Scale = 1.0) -> Model:
     return guided
 
 
-def classifier_guided(model: Model, log_prob: Classifier, label: int | Tensor, scale: Scale = 1.0) -> Model:
+def classifier_guided(model: Model, log_prob: Energy, label: int | Tensor, scale: Scale = 1.0) -> Model:
     """Return the noise model guided by ``log p(label|x_t)``; for what is refused see `class_gradient`."""
     return energy_guided(model, lambda x, *level: _class_energy(log_prob(x, *level), x, label), scale)
 
 
-def clean_classifier(log_prob: Callable[[Tensor], Tensor], model: Model) -> Classifier:
+def clean_classifier(log_prob: Callable[[Tensor], Tensor], model: Model) -> Energy:
     """Return the classifier of x_t that asks one of clean data about the data that a noise model points to.
 
     ``log_prob((x - noise * model(x)) / signal)``, differentiated through the model. It is p(y | E[x_0|x_t])
@@ -465,7 +463,7 @@ def conditional(
     )
 
 
-def class_log_probabilities(mixture: mixtures.GaussianMixture, classes: Tensor | None = None) -> Classifier:
+def class_log_probabilities(mixture: mixtures.GaussianMixture, classes: Tensor | None = None) -> Energy:
     """Return the perfect classifier: log p(y | x_t) for all classes 0, 1, ... of a mixture, at any noise.
 
     Logarithms from log-sum-exp, so that a class that is far away has a finite one, and a gradient.
@@ -509,11 +507,11 @@ class Particles:
 
 
 def steered(
-    process: Process,
+    process: sde.Process,
     conditional: Model,
     unconditional: Model,
     start: Tensor,
-    times: Times,
+    times: sde.Times,
     *,
     scale: float,
     sigma: float = 1.0,
@@ -539,29 +537,28 @@ def steered(
     threshold : float in [0, 1]
         States are drawn anew by their weights when the effective size is below this share of n; 0 for never.
     """
-    x, t = _states(start).clone(), _monotone(times)
-    if t[-1] > t[0]:
-        raise refuse("times", times, "times that decrease, towards the data")
-    scale, sigma = real("scale", scale), real("sigma", sigma, 0)
-    threshold = real("threshold", threshold, 0, 1)
-    told, untold = _watched("conditional", conditional), _watched("unconditional", unconditional)
-    signal, variance, rate, squared = (part.tolist() for part in process._at(torch.tensor(t)))
-    logs = torch.full((len(x),), -math.log(len(x)), dtype=torch.float64, device=x.device)
-    sizes = []
-    with torch.no_grad():
-        for i, (a, b) in enumerate(pairwise(t)):
-            h, level = a - b, (signal[i], max(variance[i], 0.0) ** 0.5)
-            one, other = told(x, *level), untold(x, *level)
-            g2 = max(squared[i], 0.0)
-            growth = (one - other).double().square().sum(1)
-            logs = (logs + g2 / 2 * scale * (scale - 1) * h * growth).log_softmax(0)
-            drift = -rate[i] * x + (1 + sigma**2) / 2 * g2 * classifier_free(one, other, scale)
-            x = x + h * drift
-            if sigma:
-                x.add_(torch.empty_like(x).normal_(generator=generator), alpha=sigma * (g2 * h) ** 0.5)
-            sizes.append(float((-(2 * logs).logsumexp(0)).exp()))
-            if sizes[-1] < threshold * len(x):
-                x, logs = x[_systematic(logs, generator)], torch.full_like(logs, -math.log(len(x)))
+    scale, threshold = real("scale", scale), real("threshold", threshold, 0, 1)
+    t = torch.as_tensor(times, dtype=torch.float64)
+    if t.ndim != 1 or len(t) < 2 or not bool((t.diff() < 0).all()):
+        raise refuse("times", times, "two or more times, strictly decreasing")
+    apart = torch.empty(0)
+
+    def score(x: Tensor, signal: float, noise: float) -> Tensor:
+        nonlocal apart
+        told, untold = conditional(x, signal, noise), unconditional(x, signal, noise)
+        apart = (told - untold).double().square().sum(1)
+        return classifier_free(told, untold, scale)
+
+    drift, diffusion = sde.reverse(process, score, sigma=sigma)
+    rates = process.squared_diffusion(t[:-1]).clamp_min(0) * t.diff().abs() / 2 * scale * (scale - 1)
+    x, even = start, torch.full((len(start),), -math.log(len(start)), dtype=torch.float64).to(start.device)
+    logs, sizes = even, []
+    for pair, rate in zip(pairwise(t.tolist()), rates.tolist(), strict=True):
+        x = sde.euler_maruyama(drift, diffusion, x, pair, generator=generator)
+        logs = (logs + rate * apart).log_softmax(0)
+        sizes.append(float((-(2 * logs).logsumexp(0)).exp()))
+        if sizes[-1] < threshold * len(x):
+            x, logs = x[_systematic(logs, generator)], even
     return Particles(x, logs, torch.tensor(sizes, dtype=torch.float64))
 
 
