@@ -183,10 +183,7 @@ def classifier_free(eps_conditional: Tensor, eps_unconditional: Tensor, scale: f
     ValueError
         If the shapes differ, or the scale is not finite.
     """
-    if eps_conditional.shape != eps_unconditional.shape:
-        raise refuse(
-            "shape of eps_unconditional", tuple(eps_unconditional.shape), str(tuple(eps_conditional.shape))
-        )
+    _like("eps_unconditional", eps_unconditional, eps_conditional)
     weight = _rows(scale, eps_conditional)
     if isinstance(weight, float):
         return torch.lerp(eps_unconditional, eps_conditional, weight)
@@ -198,8 +195,7 @@ def guided_noise(eps: Tensor, gradient: Tensor, noise: float, scale: float | Ten
 
     It is right for every sampler that is right for eps, with noise of its own or without.
     """
-    if gradient.shape != eps.shape:
-        raise refuse("shape of gradient", tuple(gradient.shape), str(tuple(eps.shape)))
+    _like("gradient", gradient, eps)
     weight, noise = _rows(scale, eps), real("noise", noise, 0)
     return eps - noise * weight * gradient
 
@@ -270,8 +266,7 @@ def dynamic_threshold(x0: Tensor, quantile: float = 0.995) -> Tensor:
     quantile = real("quantile", quantile, 0, 1)
     if x0.ndim < 2 or not x0.numel():
         raise refuse("shape of x0", tuple(x0.shape), "(n, ...) with at least one number in each row")
-    sizes = x0.flatten(1).abs().quantile(quantile, dim=1).clamp_min(1)
-    sizes = sizes.reshape(-1, *(1 for _ in x0.shape[1:]))
+    sizes = _column(x0.flatten(1).abs().quantile(quantile, dim=1).clamp_min(1), x0)
     return x0.clamp(-sizes, sizes) / sizes
 
 
@@ -281,16 +276,12 @@ def rescale(eps_guided: Tensor, eps_conditional: Tensor, phi: float) -> Tensor:
     Lin et al. (2024). The spread is the standard deviation of a row's numbers; one without any stays.
     """
     phi = real("phi", phi, 0, 1)
-    if eps_guided.shape != eps_conditional.shape:
-        raise refuse("shape of eps_conditional", tuple(eps_conditional.shape), str(tuple(eps_guided.shape)))
+    _like("eps_conditional", eps_conditional, eps_guided)
     if eps_guided.ndim < 2 or eps_guided[:1].numel() < 2:
         raise refuse(
             "shape of eps_guided", tuple(eps_guided.shape), "(n, ...) with two or more numbers a row"
         )
-    own, wanted = (
-        eps.flatten(1).std(1).reshape(-1, *(1 for _ in eps.shape[1:]))
-        for eps in (eps_guided, eps_conditional)
-    )
+    own, wanted = (_column(eps.flatten(1).std(1), eps) for eps in (eps_guided, eps_conditional))
     return eps_guided * (1 - phi + phi * torch.where(own > 0, wanted / own, 1))
 
 
@@ -426,7 +417,8 @@ def guided_ancestral(
     levels = list(zip(schedule.signal.tolist(), schedule.noise.tolist(), strict=True))
     for t in range(schedule.steps, 0, -1):
         with torch.no_grad():
-            mean = ddpm.ancestral_step(x, model(x, *levels[t]), schedule, t)
+            eps = _like("what model returns", model(x, *levels[t]), x)
+            mean = ddpm.ancestral_step(x, eps, schedule, t)
         if levels[t - 1][1] == 0:  # the step into the data has no noise, and nothing to be moved in
             return mean
         level, place = (levels[t], x) if at == "state" else (levels[t - 1], mean)
@@ -573,6 +565,16 @@ def _systematic(logs: Tensor, generator: Generator) -> Tensor:
 # -- guards ------------------------------------------------------------------------------------
 
 
+def _like(name: str, value: Tensor, x: Tensor) -> Tensor:
+    if value.shape != x.shape:
+        raise refuse(f"shape of {name}", tuple(value.shape), str(tuple(x.shape)))
+    return value
+
+
+def _column(numbers: Tensor, x: Tensor) -> Tensor:
+    return numbers.reshape(-1, *(1 for _ in x.shape[1:]))
+
+
 def _rows(scale: float | Tensor, x: Tensor | None = None) -> float | Tensor:
     """Return a finite scale that can be multiplied with x: a float, or a column for a tensor (n,)."""
     if not isinstance(scale, Tensor):
@@ -581,7 +583,7 @@ def _rows(scale: float | Tensor, x: Tensor | None = None) -> float | Tensor:
     if not fits or not bool(scale.isfinite().all()):
         count = "n" if x is None else len(x)
         raise refuse("scale", scale, f"a finite number, or {count}, one for each row")
-    return scale if x is None else scale.to(x).reshape(-1, *(1 for _ in x.shape[1:]))
+    return scale if x is None else _column(scale.to(x), x)
 
 
 def _at(scale: Scale, signal: float, noise: float) -> float | Tensor:
