@@ -141,14 +141,12 @@ def _log_integral(u: float, root: float, power: float) -> float:
         half = np.diff(ends)[:, None] / 2
         t = ends[:-1, None] + half * (1 + nodes)
         rest = -np.expm1(-root * t)  # 1 - w**root
-        with np.errstate(divide="ignore"):
-            base = np.where(
-                rest < 0.5, np.log1p((u - 1) * np.minimum(rest, 0.5)), np.log(u * rest + 1 - rest)
-            )
+        near, far = np.log1p((u - 1) * np.minimum(rest, 0.5)), np.log(u * rest + np.exp(-root * t))
+        base = np.where(rest < 0.5, near, far)
         logs = power * base - t
         most = logs.max()
         value = float(most + np.log((half * weights * np.exp(logs - most)).sum()))
-        if abs(value - last) < 1e-12:
+        if abs(value - last) < 1e-11:
             return value
         last = value
     raise refuse("scale", power, "one for which the quadrature converges")
