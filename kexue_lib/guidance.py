@@ -84,9 +84,8 @@ def guided_sde(mean: float, std: float, prior_std: float, scale: float) -> tuple
     mean, u, scale = _gaussians(mean, std, prior_std, scale)
     log = math.log(u)
     # exprel(z) = (exp(z) - 1) / z, so that neither u = 1 nor scale = 1/2 is a case of its own.
-    shift, spread = (float(exprel(a * log) / exprel(log)) for a in (scale, 2 * scale - 1))
-    logs = [math.log(value) if value > 0 else -math.inf for value in (shift, spread)]
-    return _law(scale * mean, logs[0], std, logs[1], scale)
+    shift, spread = (math.log(exprel(a * log) / exprel(log)) for a in (scale, 2 * scale - 1))
+    return _law(scale * mean, shift, std, spread, scale)
 
 
 def tilted(mean: float, std: float, prior_std: float, scale: float) -> tuple[float, float]:
@@ -113,7 +112,7 @@ def tilted(mean: float, std: float, prior_std: float, scale: float) -> tuple[flo
 
 def _gaussians(mean: float, std: float, prior_std: float, scale: float) -> tuple[float, float, float]:
     std, prior_std = real("std", std, 0, open_low=True), real("prior_std", prior_std, 0, open_low=True)
-    u = (std / prior_std) ** 2
+    u = (std / prior_std) * (std / prior_std)  # never an OverflowError
     if not 0 < u < math.inf:
         raise refuse("std / prior_std", std / prior_std, "a ratio whose square float64 can hold")
     return real("mean", mean), u, real("scale", scale)

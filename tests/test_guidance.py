@@ -805,6 +805,7 @@ def steer(**options):
                 ((1, 1, 2, math.nan), "scale = nan"),
                 ((1, 1, 2, "3"), "scale = '3'"),
                 ((1, 1e-200, 1e200, 2), "std / prior_std = 0.0"),
+                ((1, 1e80, 1e-80, 2), "std / prior_std = 1e.160"),
             )
         ),
         (lambda: g.guided_law(1, 1, 2, 3, -0.1), "sigma = -0.1"),
