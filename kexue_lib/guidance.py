@@ -439,16 +439,13 @@ def conditional(
     classes : integer tensor (k,), optional
         The class of each part; without it each part is a class of its own.
     """
-    members = _classes(mixture, classes) == label
-    if not bool(members.any()):
-        raise refuse(
-            "label",
-            label,
-            f"a class of the mixture, which has {_classes(mixture, classes).unique().tolist()}",
-        )
-    weights = mixture.weights[members]
+    table = _classes(mixture, classes)
+    chosen = table == label
+    if not bool(chosen.any()):
+        raise refuse("label", label, f"a class of the mixture, which has {table.unique().tolist()}")
+    weights = mixture.weights[chosen]
     return mixtures.GaussianMixture(
-        weights / weights.sum(), mixture.means[members], mixture.covariances[members]
+        weights / weights.sum(), mixture.means[chosen], mixture.covariances[chosen]
     )
 
 
@@ -459,13 +456,11 @@ def class_log_probabilities(mixture: mixtures.GaussianMixture, classes: Tensor |
     """
     table = _classes(mixture, classes)
     parts = [conditional(mixture, label, table) for label in range(int(table.max()) + 1)]
-    logs = [mixture.weights[table == label].sum().log() for label in range(len(parts))]
+    logs = torch.stack([mixture.weights[table == label].sum() for label in range(len(parts))]).log()
 
     def log_prob(x: Tensor, signal: float, noise: float) -> Tensor:
-        joint = [
-            mixtures.log_density(part, x, signal, noise) + a for part, a in zip(parts, logs, strict=True)
-        ]
-        return torch.stack(joint, 1).log_softmax(1)
+        densities = [mixtures.log_density(part, x, signal, noise) for part in parts]
+        return (torch.stack(densities, 1) + logs).log_softmax(1)
 
     return log_prob
 
@@ -563,8 +558,9 @@ def _systematic(logs: Tensor, generator: Generator) -> Tensor:
 
 
 def _like(name: str, value: Tensor, x: Tensor) -> Tensor:
-    if value.shape != x.shape:
-        raise refuse(f"shape of {name}", tuple(value.shape), str(tuple(x.shape)))
+    if not isinstance(value, Tensor) or value.shape != x.shape:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else value
+        raise refuse(f"shape of {name}", shape, str(tuple(x.shape)))
     return value
 
 

@@ -923,6 +923,10 @@ def steer(**options):
             lambda: g.guided_ancestral(lambda x, *a: x[:1], LOGS, ddpm.cosine(3), X, generator=rng()),
             r"shape of what model returns = \(1, 2\)",
         ),
+        (
+            lambda: g.guided_ancestral(lambda x, *a: None, LOGS, ddpm.cosine(3), X, generator=rng()),
+            r"shape of what model returns = None: expected \(3, 2\)",
+        ),
         (lambda: g.conditional(MIXTURE, 4), r"label = 4: expected a class of the mixture, .*\[0, 1, 2, 3\]"),
         (lambda: g.conditional(MIXTURE, 2, CLASSES), "label = 2"),
         (lambda: g.conditional(MIXTURE, 0, CLASSES[:2]), "classes = .*each of the 4 parts"),
