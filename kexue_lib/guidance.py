@@ -132,17 +132,15 @@ def _log_integral(u: float, root: float, power: float) -> float:
 
     In t = -log(w) it has only features that octaves resolve; these are cut until nothing changes.
     """
-    last, (nodes, weights) = math.inf, np.polynomial.legendre.leggauss(24)
+    last, (nodes, weights) = math.inf, np.polynomial.legendre.leggauss(12)
     top = (abs(math.log(u)) + 40) / root + 100
     octaves = np.arange(-60, math.ceil(math.log2(top)) + 1)
     for cuts in 2 ** np.arange(9):
         ends = np.concatenate([[0.0], 2.0 ** np.arange(octaves[0], octaves[-1] + 1 / cuts, 1 / cuts)])
         half = np.diff(ends)[:, None] / 2
         t = ends[:-1, None] + half * (1 + nodes)
-        rest = -np.expm1(-root * t)  # 1 - w**root
-        near, far = np.log1p((u - 1) * np.minimum(rest, 0.5)), np.log(u * rest + np.exp(-root * t))
-        base = np.where(rest < 0.5, near, far)
-        logs = power * base - t
+        # Both terms of the base are positive, so that it has all its digits.
+        logs = power * np.log(np.exp(-root * t) - u * np.expm1(-root * t)) - t
         most = logs.max()
         value = float(most + np.log((half * weights * np.exp(logs - most)).sum()))
         if abs(value - last) < 1e-11:
