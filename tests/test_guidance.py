@@ -963,3 +963,15 @@ def test_half_precision_logarithms_are_logarithms():
     x = normal(50, 2, dtype=torch.float32)
     for dtype in (torch.float16, torch.bfloat16):
         g.class_gradient(lambda x, dtype=dtype: (3 * x).to(dtype).log_softmax(1), x, 1)
+
+
+def test_times_are_refused_before_any_work():
+    calls = []
+
+    def score(x, *level):
+        calls.append(level)
+        return x
+
+    with pytest.raises(ValueError, match="strictly decreasing"):
+        steer(times=[2.0, 1.0, 1.0], conditional=score)
+    assert not calls
