@@ -24,6 +24,10 @@ OTHER = {
         {"seed": 1, "steps": 10, "horizon": 15.0, "data_variance": 0.05},
         {"seed": 2, "steps": 2000, "horizon": 5.0, "data_variance": 0.8},
     ],
+    "guidance": [
+        {"seed": 1, "steps": 60, "scale": 1.5},
+        {"seed": 2, "steps": 500, "scale": 5.0},
+    ],
 }
 RUNS = [(slug, values) for slug in notebooks.chapters() for values in OTHER[slug]]
 
