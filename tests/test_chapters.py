@@ -25,6 +25,7 @@ OTHER = {
         {"seed": 2, "steps": 2000, "horizon": 5.0, "data_variance": 0.8},
     ],
     "optimal_variance": [{"seed": 1, "jumps": 2}, {"seed": 2, "jumps": 120}],
+    "guidance": [{"seed": 2, "steps": 60, "scale": 5.0}],
 }
 RUNS = [(slug, values) for slug in notebooks.chapters() for values in OTHER[slug]]
 
