@@ -568,7 +568,7 @@ def likelihood_bound(
             seen = xt.to(dtype)
             eps = _looked_at(model(seen, signal, noise), xt)
             if isinstance(variance, Tensor):
-                chosen = variance[t - 1].double()
+                chosen = variance[t - 1].to(x0)
             else:
                 chosen = own + pull**2 * variance(seen, eps, signal, noise).double()
                 if chosen.shape not in ((n, 1), (n, d)):
