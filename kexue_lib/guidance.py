@@ -503,8 +503,13 @@ def steered(
     r"""Sample the tilted law :math:`p(x|y)^\gamma p(x)^{1-\gamma}` by sequential Monte Carlo.
 
     Guided samplers do not follow the tilted laws :math:`q_t\propto p_t(x|y)^\gamma p_t(x)^{1-\gamma}` of the
-    noised data. Weights that grow by :math:`\frac{g^2}{2}\gamma(\gamma-1)\|\nabla\log p_t(x|y) -
-    \nabla\log p_t(x)\|^2 |dt|` make up for it, for any sigma (Skreta et al., 2025).
+    noised data. Weights that grow by (eq-guidance-weight)
+
+    .. math::
+
+        \frac{g^2}{2}\gamma(\gamma-1)\|\nabla\log p_t(x|y) - \nabla\log p_t(x)\|^2 |dt|
+
+    make up for it, for any sigma (Skreta et al., 2025).
 
     Parameters
     ----------

@@ -31,9 +31,14 @@ Variance = Tensor | Callable[[Tensor, Tensor, float, float], Tensor]
 def two_point_posterior_variance(snr: float | Tensor) -> Tensor:
     r"""Return :math:`\operatorname{Var}(x_0|x_t)` on average if x_0 is +1 or -1, with equal chances.
 
-    :math:`\mathbb{E}[1-\tanh^2(s+\sqrt s\,z)] = e^{-s/2}\,\mathbb{E}[1/\cosh(\sqrt s\,z)]` with s = snr
-    (eq-optimal-two-point), by the trapezoidal rule, whose error is below 1e-13 here. Below the smallest float
-    (from snr of about 1400 on) it is 0.
+    With s = snr it is (eq-optimal-two-point)
+
+    .. math::
+
+        \mathbb{E}[1-\tanh^2(s+\sqrt s\,z)] = e^{-s/2}\,\mathbb{E}[1/\cosh(\sqrt s\,z)],
+
+    here by the trapezoidal rule, whose error is below 1e-13. Below the smallest float (from snr of about 1400
+    on) it is 0.
     """
     snr = torch.as_tensor(snr, dtype=torch.float64)
     if not bool(((snr >= 0) & snr.isfinite()).all()):
