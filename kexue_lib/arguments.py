@@ -5,7 +5,10 @@ import math
 import numbers
 import operator
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor  # the command line reads this module, and starts without torch
 
 
 def refuse(name: str, value: object, allowed: str) -> ValueError:
@@ -82,3 +85,24 @@ def real(
     if not math.isfinite(number) or not low <= number <= high or (open_low and number == low):
         raise refuse(name, value, limits)
     return number
+
+
+def returned(name: str, value: Any, like: "Tensor", *, finite: bool = True) -> "Tensor":
+    """Return what a function of the caller's, called `name`, returned, or raise ``ValueError``.
+
+    Parameters
+    ----------
+    value : what it returned
+    like : tensor
+        It must have this one's shape.
+    finite : bool
+        Whether its numbers are looked at as well.
+    """
+    from torch import Tensor
+
+    if not isinstance(value, Tensor) or value.shape != like.shape:
+        shape = tuple(value.shape) if isinstance(value, Tensor) else value
+        raise refuse(f"shape of what {name} returns", shape, str(tuple(like.shape)))
+    if finite and not bool(value.isfinite().all()):
+        raise refuse(f"a value of {name}", float(value[~value.isfinite()][0].detach()), "finite numbers")
+    return value

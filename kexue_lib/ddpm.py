@@ -24,7 +24,7 @@ from platformdirs import user_cache_path
 from torch import Generator, Tensor, nn
 
 from kexue_lib import mixture as mixtures
-from kexue_lib.arguments import integer, one_of, real, refuse
+from kexue_lib.arguments import integer, one_of, real, refuse, returned
 from kexue_lib.data import digits_split
 from kexue_lib.randomness import stream
 
@@ -334,12 +334,7 @@ def _walk(
     states, first = [x.clone()], True
     with torch.no_grad():
         for signal, noise, keeping, pull, sigma in zip(*(table.tolist() for table in tables), strict=True):
-            eps = model(x, signal, noise)
-            if not isinstance(eps, Tensor) or eps.shape != x.shape:
-                shape = tuple(eps.shape) if isinstance(eps, Tensor) else eps
-                raise refuse("shape of what model returns", shape, str(tuple(x.shape)))
-            if first and not bool(eps.isfinite().all()):
-                raise refuse("a value of model", float(eps[~eps.isfinite()][0]), "finite numbers")
+            eps = returned("model", model(x, signal, noise), x, finite=first)
             first = False
             if sigma:  # drawn where the sum is made, so that there is nothing to copy
                 other.normal_(0, sigma, generator=generator).add_(x, alpha=keeping)
@@ -506,14 +501,21 @@ def train(
 def digits_model(seed: int = 1, *, steps: int = 2500, width: int = 256, blocks: int = 3) -> NoiseNetwork:
     """Return a network trained on the digits of `kexue_lib.data.digits_split`, scaled to [-1, 1].
 
-    It is kept in the folder ``KEXUE_CACHE`` (or the user's cache), and trained anew if the file is damaged or
-    anything that decides the weights is another: an argument, the data, this module, the version of torch.
+    Of half of the examples it was told which digit they are: it guesses for one digit (labels 0 to 9), or
+    without labels for all. It is kept in the folder ``KEXUE_CACHE`` (or the user's cache), and made anew if
+    the file is damaged or anything that decides the weights is another: an argument, the data, this module,
+    the version of torch.
     """
-    data = digits_split()[0].images * 2 - 1
-    network = NoiseNetwork(data.shape[1], width, blocks, generator=stream(seed, "digits", "weights"))
+    real, _ = digits_split()
+    data, labels = real.images * 2 - 1, real.labels
+    network = NoiseNetwork(
+        data.shape[1], width, blocks, classes=10, generator=stream(seed, "digits", "weights")
+    )
     steps = integer("steps", steps, 1)
     decides = (seed, steps, width, blocks, torch.__version__, Path(__file__).read_text(encoding="utf-8"))
-    digest = hashlib.sha256(repr(decides).encode() + data.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(
+        repr(decides).encode() + data.numpy().tobytes() + labels.numpy().tobytes()
+    ).hexdigest()
     folder = Path(os.environ.get("KEXUE_CACHE") or user_cache_path("kexue"))
     path = folder / f"digits-{digest[:32]}.pt"
     with contextlib.suppress(OSError):
@@ -524,7 +526,8 @@ def digits_model(seed: int = 1, *, steps: int = 2500, width: int = 256, blocks: 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a network gains nothing by more, and its weights would depend on them
     try:
-        train(network, data, cosine(), steps=steps, generator=stream(seed, "digits", "training"))
+        generator = stream(seed, "digits", "training")
+        train(network, data, cosine(), steps=steps, labels=labels, untold=0.5, generator=generator)
     finally:
         torch.set_num_threads(threads)
     written = io.BytesIO()

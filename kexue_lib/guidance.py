@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from kexue_lib import ddpm, sde
 from kexue_lib import mixture as mixtures
-from kexue_lib.arguments import integer, one_of, real, refuse
+from kexue_lib.arguments import integer, one_of, real, refuse, returned
 
 Model = Callable[[Tensor, float, float], Tensor]
 Energy = Callable[[Tensor, float, float], Tensor]
@@ -37,15 +37,16 @@ def guided_law(
     r"""Return mean and standard deviation of what `sde.reverse` draws with the guided score, exactly.
 
     The data are :math:`N(0, S^2)`, those of the class :math:`N(m, s^2)`, the score is :math:`\gamma` times
-    that of the class plus :math:`1-\gamma` times the other; the start is pure noise. With
-    :math:`u = s^2/S^2` and :math:`k = 1 + \sigma^2`
+    that of the class plus :math:`1-\gamma` times the other; the start is pure noise (def-guidance-linear).
+    With :math:`u = s^2/S^2` and :math:`k = 1 + \sigma^2`
 
     .. math::
 
         \gamma m\int_0^1 \bigl(u + (1-u) w^{2/k}\bigr)^{k(\gamma-1)/2} dw, \qquad
         s^2\int_0^1 \bigl(u + (1-u) z^{1/\sigma^2}\bigr)^{k(\gamma-1)} dz
 
-    are mean and variance, computed to 1e-10; for :math:`\sigma\to\infty` they are those of `tilted`.
+    are mean and variance, computed to 1e-10; for :math:`\sigma\to\infty` they are those of `tilted`
+    (eq-guidance-family).
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def guided_law(
 def guided_ode(mean: float, std: float, prior_std: float, scale: float) -> tuple[float, float]:
     r"""Return the law of the guided probability flow (DDIM's limit): `guided_law` with sigma 0.
 
-    Its standard deviation is :math:`s^\gamma S^{1-\gamma}`, its mean
+    Its standard deviation is :math:`s^\gamma S^{1-\gamma}` (eq-guidance-ode), its mean
     :math:`\gamma m\int_0^1 (u + (1-u) w^2)^{(\gamma-1)/2} dw`.
     """
     return guided_law(mean, std, prior_std, scale, 0.0)
@@ -79,7 +80,8 @@ def guided_ode(mean: float, std: float, prior_std: float, scale: float) -> tuple
 def guided_sde(mean: float, std: float, prior_std: float, scale: float) -> tuple[float, float]:
     r"""Return the law of the guided reverse equation (DDPM's limit): `guided_law` with sigma 1.
 
-    Mean and variance are :math:`m(1-u^\gamma)/(1-u)` and :math:`s^2(1-u^{2\gamma-1})/((1-u)(2\gamma-1))`.
+    Mean and variance are :math:`m(1-u^\gamma)/(1-u)` and :math:`s^2(1-u^{2\gamma-1})/((1-u)(2\gamma-1))`
+    (eq-guidance-sde-mean, eq-guidance-sde).
     """
     mean, u, scale = _gaussians(mean, std, prior_std, scale)
     log = math.log(u)
@@ -91,7 +93,8 @@ def guided_sde(mean: float, std: float, prior_std: float, scale: float) -> tuple
 def tilted(mean: float, std: float, prior_std: float, scale: float) -> tuple[float, float]:
     r"""Return the law with density :math:`\propto p(x|y)^\gamma p(x)^{1-\gamma}`, of which guidance is said.
 
-    Its precision is :math:`\gamma/s^2 + (1-\gamma)/S^2`, its mean :math:`\gamma m/s^2` divided by it.
+    Its precision is :math:`\gamma/s^2 + (1-\gamma)/S^2`, its mean :math:`\gamma m/s^2` divided by it
+    (eq-guidance-tilted).
 
     Raises
     ------
@@ -162,7 +165,7 @@ def from_excess(w: float) -> float:
 
 
 def classifier_free(eps_conditional: Tensor, eps_unconditional: Tensor, scale: float | Tensor) -> Tensor:
-    """Return ``eps_unconditional + scale * (eps_conditional - eps_unconditional)``.
+    """Return ``eps_unconditional + scale * (eps_conditional - eps_unconditional)`` (eq-guidance-free).
 
     It is exactly the first for scale 1 and the second for 0. Scores, being multiples of eps, go as well. With
     ``scale = from_excess(w)`` it is ``(1 + w) * eps_conditional - w * eps_unconditional``. If the second is
@@ -188,7 +191,8 @@ def classifier_free(eps_conditional: Tensor, eps_unconditional: Tensor, scale: f
 def guided_noise(eps: Tensor, gradient: Tensor, noise: float, scale: float | Tensor = 1.0) -> Tensor:
     """Return ``eps - noise * scale * gradient``: the guess of eps by a score to which the gradient is added.
 
-    It is right for every sampler that is right for eps, with noise of its own or without.
+    It is right for every sampler that is right for eps, with noise of its own or without;
+    def-guidance-noise.
     """
     _like("gradient", gradient, eps)
     weight, noise = _rows(scale, eps), real("noise", noise, 0)
@@ -239,7 +243,8 @@ def classifier_shift(
 ) -> Tensor:
     r"""Return :math:`\sigma_t^2\gamma\nabla_x\log p(y|x)`: by how much a class moves the mean of a step.
 
-    Exact in the limit of small steps only, and 0 where the variance is 0; `guided_noise` is not bound to it.
+    By eq-guidance-shift; exact in the limit of small steps only, and 0 where the variance is 0.
+    `guided_noise` is not bound to it.
     """
     variance, scale = real("variance", variance, 0), real("scale", scale)
     return variance * scale * class_gradient(log_prob, x, label)
@@ -248,7 +253,10 @@ def classifier_shift(
 def similarity_shift(
     similarity: Callable[[Tensor], Tensor], x: Tensor, variance: float, scale: float = 1.0
 ) -> Tensor:
-    r"""Return :math:`\sigma_t^2\gamma\nabla_x\mathrm{sim}(x, y)` for a function from x to numbers (n,)."""
+    r"""Return :math:`\sigma_t^2\gamma\nabla_x\mathrm{sim}(x, y)` for a function from x to numbers (n,).
+
+    See def-guidance-similarity.
+    """
     variance, scale = real("variance", variance, 0), real("scale", scale)
     return variance * scale * energy_gradient(similarity, x)
 
@@ -286,7 +294,8 @@ def rescale(eps_guided: Tensor, eps_conditional: Tensor, phi: float) -> Tensor:
 def combined(conditional: Model, unconditional: Model, scale: Scale) -> Model:
     """Return the model that mixes two noise models, or two scores, by `classifier_free`.
 
-    A scale that is a function of signal and noise can be limited to an interval of noise.
+    See def-guidance-guided. A scale that is a function of signal and noise can be limited to an interval of
+    noise.
     """
     _rows(1.0 if callable(scale) else scale)
 
@@ -365,7 +374,7 @@ def clean_classifier(log_prob: Callable[[Tensor], Tensor], model: Model) -> Ener
     """Return the classifier of x_t that asks one of clean data about the data that a noise model points to.
 
     ``log_prob((x - noise * model(x)) / signal)``, differentiated through the model. It is p(y | E[x_0|x_t])
-    and not E[p(y|x_0) | x_t].
+    and not E[p(y|x_0) | x_t] (eq-guidance-clean).
     """
     return lambda x, signal, noise: log_prob((x - noise * model(x, signal, noise)) / signal)
 
@@ -394,7 +403,8 @@ def guided_ancestral(
 ) -> Tensor:
     """Sample as `ddpm.ancestral` does, the means moved by ``sigma_t**2 * scale`` times the energy's gradient.
 
-    Dhariwal and Nichol (2021). `classifier_guided` is the form that does not depend on the variance.
+    Dhariwal and Nichol (2021); eq-guidance-shift, eq-guidance-at-mean. `classifier_guided` is
+    the form that does not depend on the variance.
 
     Parameters
     ----------
@@ -412,7 +422,7 @@ def guided_ancestral(
     levels = list(zip(schedule.signal.tolist(), schedule.noise.tolist(), strict=True))
     for t in range(schedule.steps, 0, -1):
         with torch.no_grad():
-            eps = _like("what model returns", model(x, *levels[t]), x)
+            eps = returned("model", model(x, *levels[t]), x)
             mean = ddpm.ancestral_step(x, eps, schedule, t)
         if levels[t - 1][1] == 0:  # the step into the data has no noise, and nothing to be moved in
             return mean

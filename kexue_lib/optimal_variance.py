@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from kexue_lib.arguments import integer, one_of, real, refuse
+from kexue_lib.arguments import integer, one_of, real, refuse, returned
 from kexue_lib.compiled import compiled
 from kexue_lib.ddpm import Model, Schedule, ddim_step, diffuse, small_variance
 
@@ -212,7 +212,7 @@ def noise_statistics(
         ):
             for rows in x0.split(batch):
                 xt, eps = diffuse(rows, signal, noise, generator=generator)
-                guess = _looked_at(model(xt, signal, noise), xt)
+                guess = returned("model", model(xt, signal, noise), xt)
                 both = torch.stack([guess, eps - guess]).double() ** 2
                 data = (xt.double() - noise * guess.double()) / signal - middle
                 each = torch.stack([*both.mean(-1), (data**2).mean(-1)])  # (3, rows)
@@ -224,15 +224,6 @@ def noise_statistics(
     moment, error = (squares / n).unbind(1)
     spread = ((x0.double() - middle) ** 2).mean()
     return NoiseStatistics(moment, error, means[:, 2], spread, *errors.unbind(1))
-
-
-def _looked_at(guess: Tensor, x: Tensor) -> Tensor:
-    if not isinstance(guess, Tensor) or guess.shape != x.shape:
-        shape = tuple(guess.shape) if isinstance(guess, Tensor) else guess
-        raise refuse("shape of what model returns", shape, str(tuple(x.shape)))
-    if not bool(guess.isfinite().all()):
-        raise refuse("a value of model", float(guess[~guess.isfinite()][0]), "finite numbers")
-    return guess
 
 
 # -- variances of a step, and their cost -------------------------------------------------------
@@ -507,7 +498,7 @@ def sample(
     with torch.no_grad():
         for t in range(schedule.steps, 0, -1):
             signal, noise = float(schedule.signal[t]), float(schedule.noise[t])
-            eps = _looked_at(model(x, signal, noise), x)
+            eps = returned("model", model(x, signal, noise), x)
             own = float(made.variance[t - 1])
             mean = ddim_step(x, eps, schedule, t, math.sqrt(own))
             if schedule.noise[t - 1] == 0:
@@ -571,7 +562,7 @@ def likelihood_bound(
             own, pull = float(made.variance[t - 1]), float(made.pull[t - 1])
             xt, _ = diffuse(x0, signal, noise, generator=generator)
             seen = xt.to(dtype)
-            eps = _looked_at(model(seen, signal, noise), xt)
+            eps = returned("model", model(seen, signal, noise), xt)
             if isinstance(variance, Tensor):
                 chosen = variance[t - 1].to(x0)
             else:
@@ -741,7 +732,7 @@ def train_head(
         xt, eps = diffuse(data[rows], signals[t], noises[t], generator=generator)
         level = signals[t, None], noises[t, None]
         with torch.no_grad():
-            guess = _looked_at(model(xt, *level), xt)
+            guess = returned("model", model(xt, *level), xt)
             wanted = head.wanted(xt, eps, guess, *level)
         out = head(xt, guess, *level)
         error = (out - wanted) ** 2 if loss == "squares" else (out.log() + wanted / out) / 2

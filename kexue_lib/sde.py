@@ -19,7 +19,7 @@ from scipy.linalg import solve_banded
 from scipy.special import exprel
 from torch import Generator, Tensor
 
-from kexue_lib.arguments import integer, real, refuse
+from kexue_lib.arguments import integer, real, refuse, returned
 
 OfTime = Callable[[Tensor], Tensor]
 Drift = Callable[[Tensor, float], Tensor]
@@ -279,21 +279,11 @@ def _watched(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
         nonlocal seen
         value = function(x, *level)
         if not seen or value.shape != x.shape:
-            _checked(name, value, x)
+            returned(name, value, x)
             seen = True
         return value
 
     return watched
-
-
-def _checked(name: str, value: Tensor, like: Tensor) -> Tensor:
-    """Return what a function of the caller returned, or refuse it."""
-    if not isinstance(value, Tensor) or value.shape != like.shape:
-        returned = tuple(value.shape) if isinstance(value, Tensor) else value
-        raise refuse(f"shape of what {name} returns", returned, str(tuple(like.shape)))
-    if not value.isfinite().all():
-        raise refuse(f"a value of {name}", float(value[~value.isfinite()][0].detach()), "finite numbers")
-    return value
 
 
 # -- solvers -----------------------------------------------------------------------------------
@@ -459,7 +449,7 @@ def divergence(field: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Te
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        values = _checked("field", field(x), x) + 0 * x  # a constant field has a derivative, too
+        values = returned("field", field(x), x) + 0 * x  # a constant field has a derivative, too
         slopes = (torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in values.unbind(1))
         total = sum((slope[:, i] for i, slope in enumerate(slopes)), torch.zeros_like(x[:, 0]))
     return values.detach(), total.detach()
@@ -500,7 +490,7 @@ def log_likelihood(
         if trace is None:
             values, spread = divergence(here, x)
         else:
-            values, spread = here(x), _checked("trace", trace(x, signal, noise), total)
+            values, spread = here(x), returned("trace", trace(x, signal, noise), total)
         return rate * x - g**2 / 2 * values, rate * x.shape[1] - g**2 / 2 * spread
 
     for a, b in pairwise(t):
@@ -514,7 +504,7 @@ def log_likelihood(
             for old, k1, k2, k3, k4 in zip((x, total), one, two, three, four, strict=True)
         )
     if prior is not None:
-        return total + _checked("prior", prior(x), total)
+        return total + returned("prior", prior(x), total)
     variance = levels[t[-1]][1] ** 2
     return total - ((x**2).sum(1) / variance + x.shape[1] * math.log(2 * math.pi * variance)) / 2
 
@@ -554,7 +544,7 @@ def fokker_planck(drift: Drift, diffusion: Diffusion, density: Tensor, grid: Ten
     borders = (grid[:-1].double() + widths / 2)[:, None]
     densities, matrix = [density.double().numpy(force=True)], np.zeros((3, len(grid)))
     for (a, b), strength in zip(pairwise(t), strengths, strict=True):
-        values = _checked("drift", drift(borders, b), borders)[:, 0].numpy(force=True)
+        values = returned("drift", drift(borders, b), borders)[:, 0].numpy(force=True)
         speed = values * math.copysign(1, b - a)
         # The flux is out * density of the cell to the left - back * density of the cell to the right.
         bend, rate = 2 * speed * width / strength**2, abs(b - a) * strength**2 / (2 * width**2)

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
+import torch
 
-from kexue_lib.arguments import integer, one_of, real, refuse
+from kexue_lib.arguments import integer, one_of, real, refuse, returned
 
 
 class Wordy:
@@ -48,3 +50,24 @@ def test_a_slip_is_recognized_and_a_different_word_is_not(slip, words, meant):
     assert sentence.startswith("one of " + ", ".join(words))
     assert sentence.endswith(f"did you mean {meant}?") == (meant is not None)
     assert ("did you mean" in sentence) == (meant is not None)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (torch.zeros(3), r"shape of what model returns = \(3,\): expected \(2,\)$"),
+        (np.zeros(2), "shape of what model returns = array"),
+        (None, "shape of what model returns = None"),
+        (torch.tensor([1.0, math.inf]), "a value of model = inf: expected finite numbers$"),
+        (torch.tensor([math.nan, 1.0], requires_grad=True), "a value of model = nan"),
+    ],
+)
+def test_what_a_function_returned_is_looked_at(value, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        returned("model", value, torch.ones(2))
+
+
+def test_what_is_right_comes_back_itself_and_numbers_are_looked_at_on_demand():
+    value = torch.tensor([1.0, math.inf])
+    assert returned("model", value, torch.ones(2), finite=False) is value
+    assert returned("model", value[:1], torch.ones(1)).tolist() == [1]
