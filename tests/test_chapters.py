@@ -27,7 +27,12 @@ OTHER = {
     "optimal_variance": [{"seed": 1, "jumps": 2}, {"seed": 2, "jumps": 120}],
     "guidance": [{"seed": 2, "steps": 60, "scale": 5.0}],
 }
-RUNS = [(slug, values) for slug in notebooks.chapters() for values in OTHER[slug]]
+# The first row of each runs in `make test`, the others weekly, in the canary.
+RUNS = [
+    pytest.param(slug, values, marks=[pytest.mark.weekly] if row else [], id=f"{slug}-{row}")
+    for slug in notebooks.chapters()
+    for row, values in enumerate(OTHER[slug])
+]
 
 
 @pytest.mark.notebooks

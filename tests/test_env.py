@@ -43,7 +43,8 @@ case "$*" in *"$FAIL_AT"*)
 esac
 """
 
-TORCH, LOCKED = "install torch==2.13.0 ", "install --require-hashes -r requirements.lock "
+TORCH = "install --no-compile torch==2.13.0 "
+LOCKED = "install --no-compile --require-hashes -r requirements.lock "
 PROJECT = "install --no-deps --no-build-isolation --editable . "
 ALL = [TORCH, LOCKED, PROJECT, "check "]
 
@@ -176,7 +177,7 @@ def test_the_choice_of_torch_replaces_the_old_one_and_is_remembered(project):
     chosen = project.run(TORCH="torch==2.13.0 --index-url 'https://example.org/c p u'")
     # pip itself would find the other build of the same version good enough.
     assert chosen.calls[0].split() == ["uninstall", "--yes", "torch"]
-    assert chosen.calls[1] == "install torch==2.13.0 --index-url https://example.org/c p u "
+    assert chosen.calls[1] == "install --no-compile torch==2.13.0 --index-url https://example.org/c p u "
     assert project.run().calls == []
 
 

@@ -40,6 +40,8 @@ LOCK = ROOT / "requirements.lock"
 
 NEEDED = (3, 11)
 TORCH = "torch==2.13.0"
+# pip would compile every file of every package, for a minute; Python compiles what is imported, when it is.
+INSTALL = ("install", "--no-compile")
 SPACE = 3e9  # bytes: 1.8 GB installed, the rest for unpacking; a CUDA build of torch needs more
 
 # The canary takes everything as new as it comes, within what the book's tools can be at all.
@@ -251,7 +253,7 @@ def install_torch(requirement):
         words = shlex.split(requirement)
     except ValueError:
         raise Failure(f"TORCH is {requirement!r}, which has an open quotation mark") from None
-    pip(f"TORCH ({requirement})", "install", *words)
+    pip(f"TORCH ({requirement})", *INSTALL, *words)
 
 
 def packages():
@@ -259,14 +261,14 @@ def packages():
     if not os.environ.get("LATEST"):
         if not LOCK.exists():
             raise Failure("requirements.lock is missing: `git checkout requirements.lock`")
-        options = ("install", "--require-hashes", "-r", LOCK.name)
+        options = (*INSTALL, "--require-hashes", "-r", LOCK.name)
         return "the packages of requirements.lock", read(LOCK), lambda: pip(LOCK.name, *options)
     names = re.sub(r"==\S+", "", read(ROOT / "requirements.in"))
     wanted = VENV / "latest.txt"
 
     def newest():
         wanted.write_text("\n".join([names, *CEILINGS, ""]))
-        pip("requirements.in", "install", "--upgrade", "-r", str(wanted))
+        pip("requirements.in", *INSTALL, "--upgrade", "-r", str(wanted))
 
     return "the newest packages", names, newest
 
