@@ -86,7 +86,7 @@ def test_there_are_pages():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_on_a_phone_and_on_a_desk_by_day_and_by_night(browser, site, page):
-    """Nothing asked for elsewhere, no sideways scroll, accessible; one visit, as formulas take long to set."""
+    """Nothing asked for elsewhere, no sideways scroll, accessible; in one visit, as formulas take long."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     tab, foreign, errors = visit(browser, site, page, width=390)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
