@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,13 @@ def check_parameters(slug: str, given: Mapping[str, Any] | None = None) -> tuple
     return values, _evaluate(source, values) if values else table
 
 
+def checker(slug: str) -> Callable[[Mapping[str, Any]], Table]:
+    """Return a function that checks values of a chapter's parameters, read once for many."""
+    source = _require(slug)
+    cells = _cells(source)
+    return lambda values: _evaluate(source, values, cells)
+
+
 def _cells(source: Path) -> dict[str, str]:
     """Return the first cell tagged ``parameters`` and the first tagged ``validate``."""
     found: dict[str, str] = {}
@@ -172,11 +179,11 @@ def _declared(slug: str) -> list[str]:
     return [name for name in space if not name.startswith("__")]
 
 
-def _evaluate(source: Path, values: Mapping[str, Any]) -> Table:
+def _evaluate(source: Path, values: Mapping[str, Any], cells: Mapping[str, str] | None = None) -> Table:
     """Run the two cells of a chapter with these values; whatever an author did wrong is a ValueError."""
     space: dict[str, Any] = {}
     try:
-        cells = _cells(source)
+        cells = cells or _cells(source)
         exec(cells["parameters"], space)
         space.update(values)
         own = {name: value for name, value in space.items() if not name.startswith("__")}
