@@ -4,6 +4,7 @@ import ast
 import contextlib
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -245,7 +246,13 @@ def run(
         nbformat.write(read_chapter(slug), source)
         try:
             papermill.execute_notebook(
-                source, target, values, progress_bar=bar, cwd=folder, extra_arguments=["--log-level=CRITICAL"]
+                source,
+                target,
+                values,
+                progress_bar=bar,
+                cwd=folder,
+                kernel_manager_class=_quiet_kernels(),
+                extra_arguments=["--log-level=CRITICAL"],
             )
         except Exception as error:
             notebook = nbformat.read(target if target.exists() else source, 4)
@@ -260,6 +267,17 @@ def run(
     _write(notebook, output)
     failed.unlink(missing_ok=True)
     return notebook
+
+
+def _quiet_kernels() -> Any:
+    """Return how kernels are started: what one says while it starts or is stopped is not for the reader."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Quiet(AsyncKernelManager):
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **more: Any) -> None:
+            await super()._async_launch_kernel(kernel_cmd, **more | {"stderr": subprocess.DEVNULL})
+
+    return Quiet
 
 
 def _explain(slug: str, notebook: Any, error: Exception) -> str:
