@@ -1,4 +1,4 @@
-"""The command ``kexue``: list, show and run the chapters.
+"""The command ``kexue``: list, show and run the chapters, sweep their parameters.
 
 A refusal is one sentence with exit code 2, and nothing is written; a chapter that fails, or a problem that
 `doctor` finds, has exit code 1; Ctrl-C has 130, as everywhere.
@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,14 +99,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a chapter with these parameters and print its record."""
-    given: dict[str, str] = {}
-    for text in parameter or []:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"parameter {text!r}: expected NAME=VALUE")
-        if name in given:
-            raise ValueError(f"parameter {name} is given twice: {given[name]!r} and {value!r}")
-        given[name] = value
+    given = _given(parameter)
     start = time.monotonic()
     record = notebooks.record_of(notebooks.run(slug, output, given, force=force, progress=True))
     typer.echo(f"wrote {output} after {time.monotonic() - start:.1f} s", err=True)
@@ -115,6 +108,124 @@ def run(
     else:
         columns = ("value", "error", "meaning")
         _print([{"name": n} | {c: entry.get(c) for c in columns} for n, entry in record.items()], False)
+
+
+def _given(parameter: list[str] | None) -> dict[str, str]:
+    """Return NAME=VALUE as a dictionary, or refuse what is none or is given twice."""
+    given: dict[str, str] = {}
+    for text in parameter or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"parameter {text!r}: expected NAME=VALUE")
+        if name in given:
+            raise ValueError(f"parameter {name} is given twice: {given[name]!r} and {value!r}")
+        given[name] = value
+    return given
+
+
+@app.command()
+def sweep(
+    slug: Slug,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the sweep.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter",
+            "-p",
+            metavar="NAME=VALUES",
+            help="Values of a parameter: 16,64,256 or, for whole numbers, 0..4; may be repeated.",
+        ),
+    ] = None,
+    pairs: Annotated[
+        bool, typer.Option("--zip", help="First values together, then the second: no combinations.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, instead of this machine.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the runs that have finished.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run all anew in a folder that has a sweep.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Yes, more than 10 000 points.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a chapter for many parameters; DIR gets a notebook and a record for each."""
+    from kexue_lib import sweeps
+
+    given = _given(parameter)
+    plan = sweeps.plan(slug, given, pairs=pairs, many=yes)
+    seconds = sweeps.expected_seconds(slug, output)
+    several = workers or sweeps.default_workers()
+    about = "" if seconds is None else f", about {seconds * len(plan.points) / several / 60:.1f} minutes"
+    where = scheduler or f"{several} at a time"
+    typer.echo(f"{slug}: {len(plan.points)} runs, {where}{about if scheduler is None else ''}", err=True)
+    if dry_run:
+        rows = [{"run": point.name} | point.values for point in plan.points]
+        _print(rows, as_json)
+        return
+    try:
+        with _progress(len(plan.points)) as say:
+            found = sweeps.sweep(
+                slug,
+                given,
+                output,
+                pairs=pairs,
+                workers=workers,
+                scheduler=scheduler,
+                resume=resume,
+                force=force,
+                many=yes,
+                progress=say,
+            )
+    except SystemExit as end:
+        if end.code in (130, 143) and (output / "manifest.json").exists():
+            end.args = (f"interrupted; --resume goes on with what is left in {output}",)
+        raise
+    failed = found[found["status"] == "failed"]
+    counts = {state: int((found["status"] == state).sum()) for state in ("done", "failed", "open")}
+    if as_json:
+        _json({"folder": str(output), **counts})
+    else:
+        typer.echo(f"{counts['done']} done, {counts['failed']} failed: kexue report {output}")
+    if len(failed):
+        raise notebooks.RunFailed(f"{len(failed)} of {len(found)} runs failed: {failed['failure'].iloc[0]}")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a sweep, finished or not.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write tables, a summary over seeds and a page with figures into DIR/report."""
+    from kexue_lib import report as reports
+
+    files = reports.report(folder)
+    if as_json:
+        _json({name: str(path) for name, path in files.items()})
+    else:
+        typer.echo("\n".join(map(str, files.values())))
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, int, dict[str, Any]], None]]:
+    """Yield what shows a sweep's progress: a bar on a terminal, a line for each run elsewhere."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("runs", total=total)
+            yield lambda ready, total, run: bar.update(task, completed=ready)
+        return
+
+    def line(ready: int, total: int, run: dict[str, Any]) -> None:
+        state = f"{run['seconds']:.1f} s" if run["error"] is None else f"failed: {run['error']}"
+        typer.echo(f"{ready}/{total} {run['name']} {state}", err=True)
+
+    yield line
 
 
 @app.command()
@@ -240,7 +351,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code not in (130, 143):
             raise
-        code, sentence = end.code, "interrupted, nothing was written"
+        said = end.args and isinstance(end.args[0], str)  # by `sweep`, which keeps what has finished
+        code, sentence = end.code, end.args[0] if said else "interrupted, nothing was written"
     except ValueError as refusal:
         code, sentence = 2, str(refusal)
     except (notebooks.RunFailed, OSError) as problem:

@@ -103,14 +103,18 @@ def show(fig: Figure, *, alt: str) -> dict[str, str] | None:
     Raises ``ValueError`` unless it ends with a period, within 300 characters, and above 600 kB.
     """
     try:
-        alt = _sentence(alt)
-        [root], shared = _weave([_save(fig, "svg").decode()])
-        root.insert(0, shared)
-        root.attrib |= {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria-label": alt}
-        markup = _named(tostring(root, "unicode"), HEAVIEST_FIGURE)
-        return _emit("image/svg+xml", markup, _save(fig, "png"), alt)
+        return _emit("image/svg+xml", svg(fig, alt=alt), _save(fig, "png"), _sentence(alt))
     finally:
         plt.close(fig)
+
+
+def svg(fig: Figure, *, alt: str) -> str:
+    """Return ``fig`` as markup whose ink follows the text around it; what `show` displays and refuses."""
+    alt = _sentence(alt)
+    [root], shared = _weave([_save(fig, "svg").decode()])
+    root.insert(0, shared)
+    root.attrib |= {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria-label": alt}
+    return _named(tostring(root, "unicode"), HEAVIEST_FIGURE)
 
 
 def slider(

@@ -4,9 +4,10 @@ import ast
 import contextlib
 import os
 import re
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,13 @@ def check_parameters(slug: str, given: Mapping[str, Any] | None = None) -> tuple
     return values, _evaluate(source, values) if values else table
 
 
+def checker(slug: str) -> Callable[[Mapping[str, Any]], Table]:
+    """Return a function that checks values of a chapter's parameters, read once for many."""
+    source = _require(slug)
+    cells = _cells(source)
+    return lambda values: _evaluate(source, values, cells)
+
+
 def _cells(source: Path) -> dict[str, str]:
     """Return the first cell tagged ``parameters`` and the first tagged ``validate``."""
     found: dict[str, str] = {}
@@ -172,11 +180,11 @@ def _declared(slug: str) -> list[str]:
     return [name for name in space if not name.startswith("__")]
 
 
-def _evaluate(source: Path, values: Mapping[str, Any]) -> Table:
+def _evaluate(source: Path, values: Mapping[str, Any], cells: Mapping[str, str] | None = None) -> Table:
     """Run the two cells of a chapter with these values; whatever an author did wrong is a ValueError."""
     space: dict[str, Any] = {}
     try:
-        cells = _cells(source)
+        cells = cells or _cells(source)
         exec(cells["parameters"], space)
         space.update(values)
         own = {name: value for name, value in space.items() if not name.startswith("__")}
@@ -238,7 +246,13 @@ def run(
         nbformat.write(read_chapter(slug), source)
         try:
             papermill.execute_notebook(
-                source, target, values, progress_bar=bar, cwd=folder, extra_arguments=["--log-level=CRITICAL"]
+                source,
+                target,
+                values,
+                progress_bar=bar,
+                cwd=folder,
+                kernel_manager_class=_quiet_kernels(),
+                extra_arguments=["--log-level=CRITICAL"],
             )
         except Exception as error:
             notebook = nbformat.read(target if target.exists() else source, 4)
@@ -253,6 +267,17 @@ def run(
     _write(notebook, output)
     failed.unlink(missing_ok=True)
     return notebook
+
+
+def _quiet_kernels() -> Any:
+    """Return how kernels are started: what one says while it starts or is stopped is not for the reader."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Quiet(AsyncKernelManager):
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **more: Any) -> None:
+            await super()._async_launch_kernel(kernel_cmd, **more | {"stderr": subprocess.DEVNULL})
+
+    return Quiet
 
 
 def _explain(slug: str, notebook: Any, error: Exception) -> str:
