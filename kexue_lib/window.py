@@ -77,7 +77,7 @@ def window_attention(
         # Without a compiler, or for a type or width that it does not know, our blocks serve as well.
         with contextlib.suppress(Exception):
             return _flex(query, key, value, window, bias, _compiled_flex())
-    out: Tensor = _Window.apply(query, key, value, window, bias)
+    out: Tensor = _Window.apply(query, key, value, window, bias)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -95,7 +95,8 @@ def _mask(window: int, bias: Tensor | None, like: Tensor) -> Tensor:
     Query a of a block sees key b, counted from the first that the block sees, at distance a + window - 1 - b.
     """
     row = like.new_zeros(1, window) if bias is None else bias.detach()
-    # Each row is the one before, moved by one: copies of "entries, then BLOCK times -inf" read in shorter rows.
+    # Each row is the one before, moved by one: "entries, then BLOCK times -inf" again and again, read in rows
+    # that are one shorter.
     row = pad(row.flip(-1), (0, BLOCK), value=-math.inf)
     return row.repeat(1, BLOCK)[:, : BLOCK * (BLOCK + window - 1)].view(-1, BLOCK, BLOCK + window - 1)
 
@@ -134,7 +135,7 @@ class _Window(torch.autograd.Function):
             logits = torch.bmm(ours, theirs.mT).view(size)
             p = logits.add_(mask[:, : size[2], columns]).softmax(-1).flatten(0, 1)
             d_value[:, k].baddbmm_(p.mT, g)
-            # The softmax's derivative is p * (d_p - sum of p d_p), and that sum is the output times its gradient.
+            # The softmax's derivative is p * (d_p - sum of p d_p); the sum is the output times its gradient.
             mean = (g * out[:, q]).sum(-1, keepdim=True)
             d_logits = torch.bmm(g, value[:, k].to(work).mT).sub_(mean).mul_(p)
             d_key[:, k].baddbmm_(d_logits.mT, ours)
@@ -156,7 +157,7 @@ class _Window(torch.autograd.Function):
 
 @cache
 def _compiled_flex() -> Callable[..., Tensor]:
-    return torch.compile(flex_attention)  # type: ignore[no-any-return]
+    return torch.compile(flex_attention)
 
 
 def _flex(
