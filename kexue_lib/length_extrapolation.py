@@ -145,7 +145,7 @@ def rotary(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
 
     Returns
     -------
-    tensor of the shape and type of x; angles are computed in float64
+    tensor of the shape and type of x; computed at least in float32, angles in float64
 
     Raises
     ------
@@ -154,9 +154,11 @@ def rotary(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
     """
     _vectors("x", x, positions)
     angles = _positions("positions", positions)[:, None] * _frequencies(x.shape[-1], base, positions)
-    cos, sin = angles.cos().to(x), angles.sin().to(x)
-    a, b = x[..., 0::2], x[..., 1::2]
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    # A pair is a complex number: to turn it is to multiply it.
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).to(wide, copy=True).contiguous())
+    turned = pairs * torch.polar(torch.ones_like(angles), angles).to(pairs.dtype)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
 def xpos_decay(dim: int, gamma: float = 0.4, scale_base: float = 512.0) -> Tensor:
@@ -419,7 +421,7 @@ def gpt_logits(
         sees nothing, or both a mask and a window are given.
     """
     length = _tokens(model, tokens)
-    factor = _factor(scale, length)
+    scaled = _scaling(scale, length)
     if window is not None:
         if mask is not None:
             raise refuse("window", window, "None where a mask is given")
@@ -427,14 +429,14 @@ def gpt_logits(
         bias = _bias(model, width)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return window_attention(q * factor, k, v, window=width, bias=bias)
+            return window_attention(scaled(q), k, v, window=width, bias=bias)
 
     else:
         plain = mask is None and _bias(model, 1) is None
         added = None if plain else _dense(model, mask, length)
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return scaled_dot_product_attention(q * factor, k, v, attn_mask=added, is_causal=plain)
+            return scaled_dot_product_attention(scaled(q), k, v, attn_mask=added, is_causal=plain)
 
     x = _run(model, tokens, attend)
     return (x if last is None else x[:, -integer("last", last, 1, length) :]) @ model.weights["head"]
@@ -452,12 +454,12 @@ def gpt_attention(
     tensor of shape (layers, batch, heads, length, length)
     """
     length = _tokens(model, tokens)
-    factor = _factor(scale, length)
+    scaled = _scaling(scale, length)
     added = _dense(model, mask, length)
     kept = []
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        kept.append(q * factor @ k.mT / math.sqrt(q.shape[-1]) + added)
+        kept.append(scaled(q) @ k.mT / math.sqrt(q.shape[-1]) + added)
         return kept[-1].softmax(-1) @ v
 
     _run(model, tokens, attend)
@@ -762,12 +764,13 @@ def _tokens(model: GPT, tokens: Tensor) -> int:
     return length
 
 
-def _factor(scale: Tensor | None, length: int) -> float | Tensor:
+def _scaling(scale: Tensor | None, length: int) -> Callable[[Tensor], Tensor]:
+    """Return what multiplies the queries, (..., length, dim), and with them the logits."""
     if scale is None:
-        return 1.0
+        return lambda q: q
     if scale.shape != (length,) or not bool(scale.isfinite().all()):
         raise refuse("scale", tuple(scale.shape), f"finite numbers ({length},)")
-    return scale[:, None]
+    return lambda q: q * scale[:, None].to(q)
 
 
 def _text(name: str, text: Tensor, least: int) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
 
@@ -118,8 +117,9 @@ class _Window(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # with create_graph=True; otherwise they would silently count as constant
+            raise RuntimeError("window_attention: its gradients cannot be differentiated again")
         query, key, value, out, *rest = ctx.saved_tensors
         (batch, heads, length, dim), window = query.shape, ctx.window
         # Sums over many keys, and differences: bfloat16 is too coarse for them.
@@ -160,29 +160,27 @@ def _compiled_flex() -> Callable[..., Tensor]:
     return torch.compile(flex_attention)
 
 
-def _flex(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    window: int,
-    bias: Tensor | None,
-    flex: Callable[..., Tensor],
-    block: int = 128,
-) -> Tensor:
-    """Give the same to flex_attention, with a list of the blocks of keys that each block of queries sees."""
-    length, device = query.shape[2], query.device
+def _block_mask(length: int, window: int, device: torch.device | str, block: int = 128) -> BlockMask:
+    """Return which blocks of keys a block of queries sees, without the table of length x length."""
 
     def sees(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (k <= q) & (k > q - window)
 
-    def with_bias(logit: Tensor, batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        assert bias is not None
-        return logit + bias[head, (q - k).clamp(0, window - 1)]
-
     last = torch.arange(-(-length // block), device=device, dtype=torch.int32)
     first = (last * block - window + 1).clamp_min(0) // block
     counts, numbers = last - first + 1, (first[:, None] + last).clamp_max(len(last) - 1)
-    mask = BlockMask.from_kv_blocks(
+    return BlockMask.from_kv_blocks(
         counts[None, None], numbers[None, None], BLOCK_SIZE=block, mask_mod=sees, seq_lengths=(length, length)
     )
-    return flex(query, key, value, score_mod=None if bias is None else with_bias, block_mask=mask)
+
+
+def _flex(
+    query: Tensor, key: Tensor, value: Tensor, window: int, bias: Tensor | None, flex: Callable[..., Tensor]
+) -> Tensor:
+    """Give the same to flex_attention."""
+
+    def added(logit: Tensor, batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return logit if bias is None else logit + bias[head, (q - k).clamp(0, window - 1)]
+
+    mask = _block_mask(query.shape[2], window, query.device)
+    return flex(query, key, value, score_mod=None if bias is None else added, block_mask=mask)
