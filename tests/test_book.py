@@ -25,6 +25,10 @@ FIXED = {
         r"60 degrees|12 in space": "theorems of geometry, which no run decides",
     },
     "sector": {r"in 19[23]9\b": "years in which Fisher and Stevens published the sum"},
+    "length_extrapolation": {
+        r"Llama-2 with 13 billion|5158 with|5\.4[03]\b": "published perplexities, with their citation",
+        r"512, read at 3512: 18\.40 from 19\.73|35\.54 from 20\.07": "published perplexities, cited",
+    },
     "cross": {r"27216 dominated colourings": "the proved answer stands in the title"},
 }
 
