@@ -44,7 +44,7 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def alibi_bias(distance: Tensor, slopes: PerHead) -> Tensor:
-    r"""Return :math:`-\lambda|k|`, Press, Smith and Lewis's bias (eq-alibi).
+    r"""Return :math:`-\lambda|k|`, the bias of Press, Smith and Lewis (def-length-alibi).
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def alibi_bias(distance: Tensor, slopes: PerHead) -> Tensor:
 
 
 def kerple_log_bias(distance: Tensor, r1: PerHead, r2: PerHead) -> Tensor:
-    r"""Return :math:`-r_1\ln(1+r_2|k|)`, the logarithmic kernel of KERPLE (eq-kerple-log).
+    r"""Return :math:`-r_1\ln(1+r_2|k|)`, the logarithmic kernel of KERPLE (def-length-kerple).
 
     Parameters and errors are those of `alibi_bias`: `r1` and `r2` are floats or tensors (heads,), > 0.
     """
@@ -71,7 +71,7 @@ def kerple_log_bias(distance: Tensor, r1: PerHead, r2: PerHead) -> Tensor:
 
 
 def kerple_power_bias(distance: Tensor, r1: PerHead, r2: PerHead) -> Tensor:
-    r"""Return :math:`-r_1|k|^{r_2}`, the power kernel of KERPLE (eq-kerple-power).
+    r"""Return :math:`-r_1|k|^{r_2}`, the power kernel of KERPLE (def-length-kerple).
 
     Parameters and errors are those of `alibi_bias`; `r2` is in (0, 2], where the kernel is conditionally
     positive definite.
@@ -81,7 +81,9 @@ def kerple_power_bias(distance: Tensor, r1: PerHead, r2: PerHead) -> Tensor:
 
 
 def sandwich_bias(distance: Tensor, dim: int, base: float = 10000.0) -> Tensor:
-    r"""Return :math:`p_m\cdot p_n=\sum_{i<d/2}\cos(k\,b^{-2i/d})` for sinusoidal p, Sandwich (eq-sandwich).
+    r"""Return Sandwich, the product of two sinusoidal vectors (eq-length-sandwich-product).
+
+    .. math:: p_m\cdot p_n=\sum_{i<d/2}\cos(k\,b^{-2i/d}), \qquad k=m-n
 
     Raises
     ------
@@ -135,7 +137,7 @@ def sinusoidal(positions: Tensor, dim: int, base: float = 10000.0) -> Tensor:
 
 
 def rotary(x: Tensor, positions: Tensor, base: float = 10000.0) -> Tensor:
-    r"""Turn the pairs (2i, 2i + 1) of queries or keys by the angles :math:`n\,b^{-2i/d}` (eq-rope).
+    r"""Turn the pairs (2i, 2i + 1) of queries or keys by the angles :math:`n\,b^{-2i/d}` (eq-length-rope).
 
     Parameters
     ----------
@@ -188,7 +190,7 @@ def xpos_scores(
     xi: PerHead,
     base: float = 10000.0,
 ) -> Tensor:
-    r"""Return the logits of XPOS, which shrink by :math:`\xi^{m-n}` with the distance (eq-xpos).
+    r"""Return the logits of XPOS, which shrink by :math:`\xi^{m-n}` with the distance (eq-length-xpos).
 
     .. math::
         s_{m,n} = \sum_i \xi_i^{m-n}\,
@@ -228,13 +230,13 @@ def xpos_scores(
     m, n = query_positions.double(), key_positions.double()
     # Within a span no factor is above 1e15, so that nothing overflows, and nothing that matters vanishes.
     span = float(15 * math.log(10) / -rates.min().clamp_max(-1e-300))
-    groups = ((m - m[0]) / max(span, 1)).floor() if span >= 1 else torch.arange(len(m), device=m.device)
+    groups = ((m - m[0]) / span).floor() if span >= 1 else m
     rows = []
     for group in groups.unique_consecutive():
         mine = groups == group
         origin = m[mine][0]
         ours = turned[..., mine, :] * (rates * (m[mine, None] - origin)).exp().to(query)
-        theirs = keys * (rates * (n[:, None] - origin).clamp_max(max(span, 0)).neg()).exp().to(key)
+        theirs = keys * (rates * (n[:, None] - origin).clamp_max(span).neg()).exp().to(key)
         rows.append(ours @ theirs.mT)
     return torch.cat(rows, -2).masked_fill(n > m[:, None], -math.inf)
 
@@ -243,7 +245,7 @@ def xpos_scores(
 
 
 def attention_entropy(logits: Tensor) -> Tensor:
-    r"""Return the entropy in nats of the softmax over the last axis, :math:`-\sum p\ln p` (eq-entropy).
+    r"""Return the entropy of a softmax on the last axis, :math:`-\sum p\ln p`, in nats (def-length-entropy).
 
     Parameters
     ----------
@@ -262,7 +264,7 @@ def attention_entropy(logits: Tensor) -> Tensor:
 
 
 def log_scale(count: int | Tensor, train_length: int) -> Tensor:
-    r"""Return :math:`\ln n/\ln n_0`, by which ln n scaling multiplies the logits of n keys (eq-log-scale).
+    r"""Return :math:`\ln n/\ln n_0`, by which ln n scaling multiplies logits of n keys (eq-length-scaled).
 
     Parameters
     ----------

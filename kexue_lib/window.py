@@ -19,6 +19,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from kexue_lib.arguments import integer, refuse
 
 BLOCK = 64
+LONG = 2048  # on a GPU, shorter texts are done before a compiler has begun
 FLOATS = (torch.float64, torch.float32, torch.bfloat16)
 
 
@@ -72,7 +73,7 @@ def window_attention(
         # No query looks back further than to the first key.
         bias = bias.to(query.dtype).expand(heads, window)[:, :length]
     window = min(window, length)
-    if query.is_cuda and not (bias is not None and bias.requires_grad):
+    if query.is_cuda and length >= LONG and not (bias is not None and bias.requires_grad):
         # Without a compiler, or for a type or width that it does not know, our blocks serve as well.
         with contextlib.suppress(Exception):
             return _flex(query, key, value, window, bias, _compiled_flex())
