@@ -233,6 +233,17 @@ def test_xpos_is_finite_at_a_million():
     assert not (torch.tensor(0.98) ** -place.float()).isfinite().any()
 
 
+def test_gradients_of_xpos_are_finite_where_keys_come_long_after():
+    """What is hidden by the mask must not spoil them by infinity times zero."""
+    m, n = torch.tensor([5, 6]), torch.tensor([4, 5, 6, 10**6])
+    q, k = (x.requires_grad_() for x in (normal(2, 6, seed=3), normal(4, 6, seed=4)))
+    for xi in (0.5, 1e-30, le.xpos_decay(6)):
+        scores = le.xpos_scores(q, k, m, n, xi=xi)
+        grads = torch.autograd.grad(scores[scores.isfinite()].pow(2).sum(), (q, k))
+        assert all(g.isfinite().all() for g in grads)
+        assert grads[1][0].abs().max() > 0 == grads[1][3].abs().max()
+
+
 def test_xpos_is_the_rotary_score_times_the_decay():
     q, k, place = normal(50, 8, seed=7), normal(50, 8, seed=8), torch.arange(50)
     scores, distance = le.xpos_scores(q, k, place, place, xi=0.8), place[:, None] - place

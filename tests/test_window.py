@@ -224,6 +224,27 @@ def test_flex_is_given_the_blocks_that_are_seen_and_no_others(length, window):
     assert torch.equal(mask.to_dense()[0, 0].bool(), seen)
 
 
+def test_a_gpu_gets_long_texts_from_flex_attention_if_that_can(monkeypatch):
+    q, k, v, bias = inputs(20, 3)
+    expected, calls = window_attention(q, k, v, window=3), []
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+    monkeypatch.setattr(w, "_flex", lambda *given: calls.append(given) or torch.zeros(1))
+    assert torch.equal(window_attention(q, k, v, window=3), expected)  # too short
+    monkeypatch.setattr(w, "LONG", 20)
+    assert torch.equal(window_attention(q, k, v, window=3), torch.zeros(1))
+    assert calls[0][3] == 3 and len(calls) == 1
+    window_attention(q, k, v, window=3, bias=bias)
+    assert torch.equal(calls[1][4], bias)
+    window_attention(q, k, v, window=3, bias=bias.requires_grad_())  # one that learns stays here
+    assert len(calls) == 2
+
+    def broken(*given):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(w, "_flex", broken)
+    assert torch.equal(window_attention(q, k, v, window=3), expected)
+
+
 # -- bad input -------------------------------------------------------------------------------------
 
 
