@@ -25,6 +25,13 @@ FIXED = {
         r"60 degrees|12 in space": "theorems of geometry, which no run decides",
     },
     "sector": {r"in 19[23]9\b": "years in which Fisher and Stevens published the sum"},
+    "length_extrapolation": {
+        r"Llama-2 with 13 billion|5158 with|5\.4[03]\b": "published perplexities, with their citation",
+        r"at 2048 and 4096, trained at 1024": "sizes of a cited experiment",
+        r"22\.56 and 28\.43|21\.60 and 20\.73|25\.57 and 25\.65": "published perplexities, cited",
+        r"73\.60 and 294\.45": "published perplexities, cited",
+        r"512, read at 3512: 18\.40 from 19\.73|35\.54 from 20\.07": "published perplexities, cited",
+    },
     "cross": {r"27216 dominated colourings": "the proved answer stands in the title"},
 }
 
