@@ -22,7 +22,7 @@ import threading
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any, overload
+from typing import Any
 
 import numba
 import torch
@@ -49,7 +49,7 @@ class Lion(Optimizer):
     implementation. The momentum is ``state[p]["exp_avg"]``, zero at first, as in the reference, so that
     checkpoints go both ways; it has the type and the device of its parameter, and follows it
     (``model.to``). In bfloat16 that serves the momentum, whose sign alone matters, but not the parameter:
-    a step of 1e-4 is lost where ``|p| > 0.05``. Keep float32 parameters and compute in bfloat16
+    a step of 1e-4 is lost where ``|p| > 1/32``. Keep float32 parameters and compute in bfloat16
     (``torch.autocast``).
 
     ``sign(0) = 0``: where all gradients have been zero a parameter only decays. A parameter without gradient
@@ -99,7 +99,7 @@ class Lion(Optimizer):
         super().__init__(params, defaults)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle or a copy keeps."""
+        """Return what pickles and copies keep."""
         return super().__getstate__() | {"fused": self.fused}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -118,22 +118,14 @@ class Lion(Optimizer):
                 if not p.is_floating_point():
                     raise refuse("param.dtype", p.dtype, "a real floating type")
                 if self.fused and not (_plain(p) and _kernel(p.dtype)):
-                    shown = f"{p.dtype} on {p.device.type}"
-                    raise refuse(
-                        "fused", self.fused, f"None or False, as a parameter is not for one pass ({shown})"
-                    )
+                    allowed = f"None or False: no pass for {p.dtype} on {p.device.type}"
+                    raise refuse("fused", self.fused, allowed)
         except ValueError:
             self.param_groups.pop()
             raise
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one step; return the loss of the closure, which is computed first, if there is one."""
         loss = None
         if closure is not None:
@@ -148,29 +140,27 @@ class Lion(Optimizer):
             self._update(group, params)
         return loss
 
-    def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _update(self, group: dict[str, Any], params: list[Any]) -> None:
         """Update the parameters of one group, each on the fastest way that serves it."""
         (beta1, beta2), lr = group["betas"], float(group["lr"])
         decay, ascent = float(group["weight_decay"]), group["maximize"]
         rule = (1 - lr * decay, -lr, beta1, 1 - beta1, beta2, 1 - beta2)
         one_pass: dict[torch.dtype, list[Tensor]] = {}
-        lists: dict[Any, tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
+        on_gpu: dict[Any, list[list[Tensor]]] = {}
         wanted = self.fused is not False and not torch.compiler.is_compiling()
         for p in params:
             g, m = p.grad, self._momentum(p)
-            assert g is not None
             if wanted and _plain(p) and _same_memory(p, g, m) and _kernel(p.dtype):
                 one_pass.setdefault(p.dtype, []).extend((p, g, m))
-                continue
-            # On a GPU one call for many tensors; elsewhere one by one, so that scratch memory stays small.
-            ps, gs, ms = lists.setdefault((p.device, p.dtype, g.dtype) if p.is_cuda else id(p), ([], [], []))
-            ps.append(p)
-            gs.append(-g if ascent else g)
-            ms.append(m)
+            elif p.is_cuda and g.dtype == p.dtype:
+                on_gpu.setdefault((p.device, p.dtype), []).append([p, g, m])
+            else:
+                _step_tensor(p, -g if ascent else g, m, rule)
         for dtype, tensors in one_pass.items():
             _step_once(dtype, tensors, (*rule, -1.0 if ascent else 1.0))
-        for ps, gs, ms in lists.values():
-            _step_list(ps, gs, ms, rule)
+        for rows in on_gpu.values():
+            ps, gs, ms = (list(column) for column in zip(*rows, strict=True))
+            _step_list(ps, list(torch._foreach_neg(gs)) if ascent else gs, ms, rule)
 
     def _momentum(self, p: Tensor) -> Tensor:
         """Return the momentum, made at the first gradient, of the parameter's present type and device."""
@@ -206,8 +196,16 @@ def _check_betas(betas: Any) -> tuple[float, float]:
     return first, second
 
 
-def _step_list(ps: list[Tensor], gs: list[Tensor], ms: list[Tensor], rule: tuple[float, ...]) -> None:
+def _step_tensor(p: Tensor, g: Tensor, m: Tensor, rule: tuple[float, ...]) -> None:
     """Update with plain operations, those of the reference in its order: its roundings are the standard."""
+    keep, rate, beta1, new1, beta2, new2 = rule
+    p.mul_(keep)
+    p.add_((m * beta1 + g * new1).sign_(), alpha=rate)
+    m.mul_(beta2).add_(g, alpha=new2)
+
+
+def _step_list(ps: list[Tensor], gs: list[Tensor], ms: list[Tensor], rule: tuple[float, ...]) -> None:
+    """Do the same on a GPU, many tensors with one call (on a CPU that is slower and rounds differently)."""
     keep, rate, beta1, new1, beta2, new2 = rule
     torch._foreach_mul_(ps, keep)
     u = torch._foreach_mul(ms, beta1)
@@ -286,21 +284,17 @@ def _kernel(dtype: torch.dtype) -> Callable[..., None] | None:
 
 
 def _plain(p: Tensor) -> bool:
-    """Say whether the memory of p is ours to write: a dense real tensor of a CPU, no subclass."""
-    kind = type(p)
-    return (kind is Parameter or kind is Tensor) and p.device.type == "cpu" and p.dtype in _NUMBERS
+    """Say whether the pass may write to the memory of p: a tensor of a CPU, no subclass, no view negated."""
+    return type(p) in (Parameter, Tensor) and p.is_cpu and p.dtype in _NUMBERS and not p.is_neg()
 
 
 def _same_memory(p: Tensor, g: Tensor, m: Tensor) -> bool:
     """Say whether the three lie in memory in the same order, without gaps."""
-    if type(g) is not Tensor or type(m) is not Tensor or not g.dtype == m.dtype == p.dtype or g.is_neg():
-        return False
-    if not p.shape == g.shape == m.shape or g.device != p.device:
+    if not (_plain(g) and type(m) is Tensor and g.dtype == p.dtype and p.shape == g.shape == m.shape):
         return False
     if p.is_contiguous() and g.is_contiguous() and m.is_contiguous():
         return True
-    last = torch.channels_last
-    return p.dim() == 4 and all(t.is_contiguous(memory_format=last) for t in (p, g, m))
+    return p.dim() == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in (p, g, m))
 
 
 def _step_once(dtype: torch.dtype, tensors: list[Tensor], rule: tuple[float, ...]) -> None:
@@ -327,12 +321,10 @@ def _step_once(dtype: torch.dtype, tensors: list[Tensor], rule: tuple[float, ...
 # -- single steps of many copies ---------------------------------------------------------------
 
 
-def _keep(lr: Rate, decay: Rate, like: Tensor) -> tuple[Rate, Rate]:
-    """Return lr and 1 - lr * decay; from tensors in float64, rounded once to the type of the parameter."""
-    if isinstance(lr, Tensor) or isinstance(decay, Tensor):
-        rate, decay = (torch.as_tensor(x, dtype=torch.float64, device=like.device) for x in (lr, decay))
-        return rate.to(like), (1 - rate * decay).to(like)
-    return lr, 1 - lr * decay
+def _rates(lr: Rate, decay: Rate, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return lr and 1 - lr * decay, computed in float64, rounded once to the type of the parameter."""
+    rate, decay = (torch.as_tensor(x, dtype=torch.float64, device=like.device) for x in (lr, decay))
+    return rate.to(like.dtype), (1 - rate * decay).to(like.dtype)
 
 
 def lion_update(
@@ -351,7 +343,7 @@ def lion_update(
     lr, weight_decay : float, or tensor that broadcasts to this shape
     betas : pair of floats
     """
-    rate, keep = _keep(lr, weight_decay, param)
+    rate, keep = _rates(lr, weight_decay, param)
     sign = (momentum * betas[0] + grad * (1 - betas[0])).sign()
     return param * keep - rate * sign, (momentum * betas[1]).add(grad, alpha=1 - betas[1])
 
@@ -363,7 +355,7 @@ def signum_update(
 
     The decay is decoupled. Arguments as in `lion_update`.
     """
-    rate, keep = _keep(lr, weight_decay, param)
+    rate, keep = _rates(lr, weight_decay, param)
     momentum = (momentum * beta).add(grad, alpha=1 - beta)
     return param * keep - rate * momentum.sign(), momentum
 
@@ -383,7 +375,7 @@ def adamw_update(
 
     The decay is decoupled. Other arguments as in `lion_update`.
     """
-    rate, keep = _keep(lr, weight_decay, param)
+    rate, keep = _rates(lr, weight_decay, param)
     first = (first * betas[0]).add(grad, alpha=1 - betas[0])
     second = (second * betas[1]).addcmul(grad, grad, value=1 - betas[1])
     mean, square = first / (1 - betas[0] ** step), second / (1 - betas[1] ** step)
@@ -397,8 +389,7 @@ def sgd_update(
 
     The decay is part of the gradient, ``grad + weight_decay * param``. Arguments as in `lion_update`.
     """
-    rate, _ = _keep(lr, weight_decay, param)
-    decay = weight_decay.to(param) if isinstance(weight_decay, Tensor) else weight_decay
+    rate, decay = _rates(lr, 0.0, param)[0], _rates(weight_decay, 0.0, param)[0]
     momentum = momentum * beta + (grad + decay * param)
     return param - rate * momentum, momentum
 
