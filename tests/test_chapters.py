@@ -26,6 +26,7 @@ OTHER = {
     ],
     "optimal_variance": [{"seed": 1, "jumps": 2}, {"seed": 2, "jumps": 120}],
     "guidance": [{"seed": 2, "steps": 60, "scale": 5.0}],
+    "lion": [{"seed": 2, "steps": 40, "beta1": 0.95, "beta2": 0.98, "decay": 2.0}],
 }
 RUNS = [(slug, values) for slug in notebooks.chapters() for values in OTHER[slug]]
 
