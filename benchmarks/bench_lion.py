@@ -37,7 +37,7 @@ TRANSFORMERS = {10: 240, 100: 768}  # million parameters: width
 
 
 def shapes(millions):
-    """Return the shapes of a transformer's parameters, or, for 0 million, of a perceptron with 10 thousand."""
+    """Return the shapes of a transformer's parameters, or, for 0 million, of a perceptron."""
     if not millions:
         return [(100, 64), (100,), (30, 100), (30,), (10, 30), (10,)]
     d = TRANSFORMERS[millions]

@@ -37,6 +37,7 @@ from kexue_lib.arguments import integer, real, refuse
 from kexue_lib.compiled import compiled
 
 Rate = float | Tensor
+Betas = tuple[float, float]
 _log = logging.getLogger(__name__)
 
 # -- the optimiser -----------------------------------------------------------------------------
@@ -45,12 +46,11 @@ _log = logging.getLogger(__name__)
 class Lion(Optimizer):
     r"""Lion for PyTorch: one buffer of state, and on a CPU one pass that reads and writes each number once.
 
-    The update is that of the module's text (eq-lion-update), with the roundings of the reference
-    implementation. The momentum is ``state[p]["exp_avg"]``, zero at first, as in the reference, so that
-    checkpoints go both ways; it has the type and the device of its parameter, and follows it
-    (``model.to``). In bfloat16 that serves the momentum, whose sign alone matters, but not the parameter:
-    a step of 1e-4 is lost where ``|p| > 1/32``. Keep float32 parameters and compute in bfloat16
-    (``torch.autocast``).
+    Its roundings are those of the reference implementation. The momentum is ``state[p]["exp_avg"]``, zero
+    at first, as in the reference, so that checkpoints go both ways; it has the type and the device of its
+    parameter, and follows it (``model.to``). In bfloat16 that serves the momentum, whose sign alone
+    matters, but not the parameter: a step of 1e-4 is lost where ``|p| > 1/32``. Keep float32 parameters and
+    compute in bfloat16 (``torch.autocast``).
 
     ``sign(0) = 0``: where all gradients have been zero a parameter only decays. A parameter without gradient
     is left alone, decay included. A NaN stays in the momentum for ever, where its sign counts as 0, and an
@@ -85,7 +85,7 @@ class Lion(Optimizer):
         self,
         params: Iterable[Any],
         lr: Rate = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
+        betas: Betas = (0.9, 0.99),
         weight_decay: float = 0.0,
         *,
         fused: bool | None = None,
@@ -104,6 +104,10 @@ class Lion(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state, also from an implementation that knows fewer options."""
+        for p, kept in state["state"].items():
+            shape = kept["exp_avg"].shape if "exp_avg" in kept else None
+            if isinstance(p, Tensor) and shape not in (None, p.shape):
+                raise refuse("exp_avg.shape", tuple(shape), f"{tuple(p.shape)}, as its parameter has")
         super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("maximize", False)
@@ -150,7 +154,7 @@ class Lion(Optimizer):
         wanted = self.fused is not False and not torch.compiler.is_compiling()
         for p in params:
             g, m = p.grad, self._momentum(p)
-            if wanted and _plain(p) and _same_memory(p, g, m) and _kernel(p.dtype):
+            if wanted and _plain(p) and _fit(p, g, m) and _kernel(p.dtype):
                 one_pass.setdefault(p.dtype, []).extend((p, g, m))
             elif p.is_cuda and g.dtype == p.dtype:
                 on_gpu.setdefault((p.device, p.dtype), []).append([p, g, m])
@@ -186,7 +190,7 @@ def _check_group(group: dict[str, Any]) -> None:
         raise refuse("maximize", group["maximize"], "False or True")
 
 
-def _check_betas(betas: Any) -> tuple[float, float]:
+def _check_betas(betas: Any) -> Betas:
     try:
         first, second = (real("betas", beta, 0, 1) for beta in betas)
     except (TypeError, ValueError):
@@ -218,12 +222,13 @@ def _step_list(ps: list[Tensor], gs: list[Tensor], ms: list[Tensor], rule: tuple
 
 # -- one pass ----------------------------------------------------------------------------------
 # The step is bound by memory: five streams of numbers, of which a program of separate operations moves
-# fifteen. numba's pass over the tensors where they are moves five and comes as close to the limit as
+# nineteen. numba's pass over the tensors where they are moves five and comes as close to the limit as
 # torch.compile on a flat copy, with neither a C++ compiler nor a copy of the gradients, and parameters,
 # momentum and checkpoints stay what they are. Its threads are Python's, alive for one step: torch's own
 # spin while they wait, and a machine with other work to do then waits with them.
 
 _NUMBERS = {torch.float32: (numba.float32, "f"), torch.float64: (numba.float64, "d")}
+_KINDS = (Parameter, Tensor)
 _SHARE = 1 << 19  # numbers that are worth the start of a thread
 
 
@@ -265,10 +270,9 @@ def _kernel(dtype: torch.dtype) -> Callable[..., None] | None:
     """Return the compiled pass, made once and kept for later, or None where there is none; log which."""
     if dtype not in _NUMBERS:
         return None
-    number, _ = _NUMBERS[dtype]
-    pointer = numba.types.CPointer(number)
+    pointer = numba.types.CPointer(_NUMBERS[dtype][0])
     addresses = (numba.types.CPointer(pointer), numba.types.CPointer(numba.int64), pointer)
-    signature = numba.void(*addresses, numba.int64, numba.int64, numba.int64)
+    signature = numba.void(*addresses, *[numba.int64] * 3)
     try:
         try:
             made = numba.cfunc(signature, cache=True)(_pieces)
@@ -285,16 +289,17 @@ def _kernel(dtype: torch.dtype) -> Callable[..., None] | None:
 
 def _plain(p: Tensor) -> bool:
     """Say whether the pass may write to the memory of p: a tensor of a CPU, no subclass, no view negated."""
-    return type(p) in (Parameter, Tensor) and p.is_cpu and p.dtype in _NUMBERS and not p.is_neg()
+    return type(p) in _KINDS and p.is_cpu and p.dtype in _NUMBERS and not p.is_neg()
 
 
-def _same_memory(p: Tensor, g: Tensor, m: Tensor) -> bool:
-    """Say whether the three lie in memory in the same order, without gaps."""
-    if not (_plain(g) and type(m) is Tensor and g.dtype == p.dtype and p.shape == g.shape == m.shape):
+def _fit(p: Tensor, g: Tensor, m: Tensor) -> bool:
+    """Say whether gradient and momentum lie in memory like p, and all without gaps."""
+    if not (_plain(g) and type(m) is Tensor and g.dtype is p.dtype and p.numel() == g.numel() == m.numel()):
         return False
     if p.is_contiguous() and g.is_contiguous() and m.is_contiguous():
         return True
-    return p.dim() == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in (p, g, m))
+    dense = all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in (p, g, m))
+    return dense and p.shape == g.shape == m.shape
 
 
 def _step_once(dtype: torch.dtype, tensors: list[Tensor], rule: tuple[float, ...]) -> None:
@@ -304,14 +309,18 @@ def _step_once(dtype: torch.dtype, tensors: list[Tensor], rule: tuple[float, ...
     pointers = array("q", [t.data_ptr() for t in tensors])
     sizes = array("q", [t.numel() for t in tensors[::3]])
     numbers = array(_NUMBERS[dtype][1], (*rule, -0.0))  # x + -0.0 is x, also for -0.0
-    total, common = sum(sizes), [a.buffer_info()[0] for a in (pointers, sizes, numbers)]
+    addresses = [a.buffer_info()[0] for a in (pointers, sizes, numbers)]
+
+    def work(low: int, high: int, alive: object = (tensors, pointers, sizes, numbers)) -> None:
+        call(*addresses, len(sizes), low, high)  # what it works on is alive also when a user interrupts us
+
+    total = sum(sizes)
     threads = max(min(torch.get_num_threads(), total // _SHARE), 1)
-    ends = [total * i // threads for i in range(threads + 1)]
-    jobs = [(*common, len(sizes), low, high) for low, high in pairwise(ends)]
-    helpers = [threading.Thread(target=call, args=job) for job in jobs[1:]]
+    pieces = list(pairwise(total * i // threads for i in range(threads + 1)))
+    helpers = [threading.Thread(target=work, args=piece) for piece in pieces[1:]]
     for helper in helpers:
         helper.start()
-    call(*jobs[0])
+    work(*pieces[0])
     for helper in helpers:
         helper.join()
     # Autograd must notice that what it has kept for a backward pass is gone.
@@ -332,10 +341,10 @@ def lion_update(
     momentum: Tensor,
     grad: Tensor,
     lr: Rate,
-    betas: tuple[float, float] = (0.9, 0.99),
+    betas: Betas = (0.9, 0.99),
     weight_decay: Rate = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Return parameter and momentum after one step of Lion (eq-lion-update), to the last bit that of `Lion`.
+    """Return parameter and momentum after one step of Lion, to the last bit that of `Lion`.
 
     Parameters
     ----------
@@ -367,11 +376,11 @@ def adamw_update(
     grad: Tensor,
     step: int,
     lr: Rate,
-    betas: tuple[float, float] = (0.9, 0.999),
+    betas: Betas = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: Rate = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return parameter and both moments after step number ``step`` (from 1) of AdamW (eq-lion-adamw).
+    """Return parameter and both moments after step number ``step`` (from 1) of AdamW.
 
     The decay is decoupled. Other arguments as in `lion_update`.
     """
@@ -399,7 +408,7 @@ def lion_path(
     start: Tensor,
     steps: int,
     lr: Rate | Sequence[float],
-    betas: tuple[float, float] = (0.9, 0.99),
+    betas: Betas = (0.9, 0.99),
     weight_decay: Rate = 0.0,
 ) -> Tensor:
     """Return all points of a path of Lion from momentum zero, (steps + 1, ...).
@@ -421,7 +430,7 @@ def lion_path(
 # -- what can be said about it -----------------------------------------------------------------
 
 
-def lion_kernel(betas: tuple[float, float], lags: int) -> Tensor:
+def lion_kernel(betas: Betas, lags: int) -> Tensor:
     r"""Return the weights, (lags,) float64, of past gradients in the mean whose sign is taken.
 
     :math:`1-\beta_1` for the newest, :math:`\beta_1 (1-\beta_2) \beta_2^{j-1}` for the one j steps ago
@@ -434,13 +443,13 @@ def lion_kernel(betas: tuple[float, float], lags: int) -> Tensor:
     return weights
 
 
-def mean_lag(betas: tuple[float, float]) -> float:
+def mean_lag(betas: Betas) -> float:
     r"""Return the mean age, in steps, of the gradients in Lion's mean: :math:`\beta_1/(1-\beta_2)`."""
     beta1, beta2 = _check_betas(betas)
     return beta1 / (1 - beta2)
 
 
-def noise_factor(betas: tuple[float, float]) -> float:
+def noise_factor(betas: Betas) -> float:
     r"""Return the variance of Lion's mean of independent gradients of variance 1 (eq-lion-noise).
 
     :math:`(1-\beta_1)^2 + \beta_1^2 (1-\beta_2)/(1+\beta_2)`; with two equal rates that of a running mean.
@@ -454,7 +463,7 @@ def adam_rms(beta1: float = 0.9) -> float:
     return math.sqrt(noise_factor((beta1, beta1)))
 
 
-def adam_bound(betas: tuple[float, float] = (0.9, 0.999)) -> float:
+def adam_bound(betas: Betas = (0.9, 0.999)) -> float:
     r"""Return the largest update Adam can make in units of its rate, in the limit of many steps.
 
     .. math::
