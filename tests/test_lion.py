@@ -183,6 +183,9 @@ def test_the_pass_on_several_threads():
         torch.set_num_threads(threads)
 
 
+KINDS = ["plain", "transposed", "every other", "channels last"]
+
+
 def strided(kind, shape, generator):
     """Return a tensor of the shape with other strides than usual."""
     full = torch.randn(shape, generator=generator)
@@ -198,9 +201,7 @@ def strided(kind, shape, generator):
 @settings(max_examples=60, deadline=None)
 @given(
     some.lists(some.integers(0, 5), max_size=4),
-    some.lists(
-        some.sampled_from(["plain", "transposed", "every other", "channels last"]), min_size=2, max_size=2
-    ),
+    some.lists(some.sampled_from(KINDS), min_size=2, max_size=2),
     some.sampled_from([None, False]),
     some.booleans(),
     some.integers(0, 99),
@@ -216,6 +217,21 @@ def test_shapes_and_strides(shape, kinds, fused, maximize, seed):
         optimizer.step()
         q, m = reference(q, m, -p.grad if maximize else p.grad, 0.1, (0.9, 0.99), 0.1)
     assert p.stride() == layout and same(p, q) and same(optimizer.state[p]["exp_avg"], m)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 2)])
+def test_gradient_and_momentum_laid_out_unlike_the_parameter(kind, shape):
+    """Gradients come from any program, and a momentum from the checkpoint of a model in another layout."""
+    for other, third in itertools.product(KINDS, KINDS):
+        p, g, m = (strided(name, shape, rng(i)) for i, name in enumerate((kind, other, third)))
+        q, n = reference(p, m, g, 0.1, (0.9, 0.99), 0.1)
+        p = Parameter(p)
+        p.grad = g
+        optimizer = Lion([p], lr=0.1, weight_decay=0.1)
+        optimizer.state[p]["exp_avg"] = m
+        optimizer.step()
+        assert same(p, q) and same(m, n)
 
 
 def test_parameters_that_are_views_of_one_buffer_and_their_neighbours():
