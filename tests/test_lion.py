@@ -8,6 +8,8 @@ import logging
 import math
 import pickle
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -163,7 +165,13 @@ def test_ties_in_exact_numbers_are_broken_as_the_reference_breaks_them():
     assert (with_lerp != moved["fused"]).float().mean() > 0.05
 
 
-def test_the_pass_on_several_threads():
+def test_the_pass_on_several_threads(monkeypatch):
+    class Late(threading.Thread):
+        def run(self):
+            time.sleep(0.05)
+            super().run()
+
+    monkeypatch.setattr(lion.threading, "Thread", Late)
     threads = torch.get_num_threads()
     count = 5 * lion._SHARE // 2
     start, g = normal(count, dtype=torch.float32), normal(count, seed=1, dtype=torch.float32)
@@ -728,6 +736,8 @@ def test_bad_options_are_refused(message):
     assert str(caught.value).startswith(message)
     if "fused" in option:
         return
+    with pytest.raises(ValueError):  # also where no group needs it
+        Lion([{"params": [p], "lr": 0.1, "betas": (0, 0), "weight_decay": 0.0, "maximize": False}], **option)
     optimizer = Lion([p])
     with pytest.raises(ValueError) as caught:
         optimizer.add_param_group({"params": [Parameter(torch.ones(2))], **option})
