@@ -139,7 +139,7 @@ def scratch(name, count=20_000_000):
     for _ in range(3):
         optimiser.step()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return round((peak - before - state_bytes(optimiser)) / count, 3)
+    return max(round((peak - before - state_bytes(optimiser)) / count, 3), 0.0)
 
 
 def fresh(program, *arguments, **variables):
