@@ -879,8 +879,9 @@ def test_path_and_its_rates():
         points = lion.lion_path(torch.ones_like, torch.zeros(1), 3, lr)
         assert points.flatten().tolist() == [0, -0.5, -0.75, -0.75]
     assert lion.lion_path(torch.ones_like, start, 0, 0.1).shape == (1, 3, 2)
-    with pytest.raises(ValueError, match=r"lr = .*: expected a number or 3 numbers, one for each step"):
-        lion.lion_path(torch.ones_like, start, 3, [0.1])
+    for short_or_long in ([0.1], [0.1] * 4, torch.ones(4)):
+        with pytest.raises(ValueError, match=r"lr = .*: expected a number or 3 numbers, one for each step"):
+            lion.lion_path(torch.ones_like, start, 3, short_or_long)
     with pytest.raises(ValueError, match="steps = -1: expected"):
         lion.lion_path(torch.ones_like, start, -1, 0.1)
 
