@@ -27,6 +27,7 @@ OTHER = {
     "optimal_variance": [{"seed": 1, "jumps": 2}, {"seed": 2, "jumps": 120}],
     "guidance": [{"seed": 2, "steps": 60, "scale": 5.0}],
     "length_extrapolation": [{"seed": 2, "steps": 20, "windows": 8}],
+    "lion": [{"seed": 2, "steps": 40, "beta1": 0.95, "beta2": 0.98, "decay": 2.0}],
 }
 # The first row of each runs in `make test`, the others weekly, in the canary.
 RUNS = [
