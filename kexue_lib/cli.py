@@ -76,11 +76,12 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 @app.command("list")
 def list_chapters(as_json: AsJson = False) -> None:
-    """List the chapters."""
+    """List the chapters, with the time that each took when the book was made."""
     rows = []
     for slug in notebooks.chapters():
         _, table = notebooks.check_parameters(slug)
-        rows.append({"chapter": slug, "title": notebooks.title(slug), "parameters": len(table.rows())})
+        about = {"title": notebooks.title(slug), "parameters": len(table.rows())}
+        rows.append({"chapter": slug, **about, "seconds": notebooks.last_seconds(slug)})
     _print(rows, as_json)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -79,6 +80,14 @@ def title(slug: str) -> str:
     if heading is None:
         raise ValueError(f"chapter {slug} has no heading")
     return heading[1].strip()
+
+
+def last_seconds(slug: str) -> float | None:
+    """Return how long the chapter took when the book was made; None if that is not known."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        path = book_root() / "out" / "executed" / f"{slug}.ipynb"
+        return float(json.loads(path.read_text("utf-8"))["metadata"]["kexue"]["seconds"])
+    return None
 
 
 def code_cells(text: str) -> Iterator[tuple[list[str], str]]:

@@ -233,10 +233,7 @@ def expected_seconds(slug: str, folder: Path | str) -> float | None:
     seconds = [run["seconds"] for _, run in _runs(Path(folder)) if run["error"] is None]
     if seconds:
         return float(sum(seconds) / len(seconds))
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        path = notebooks.book_root() / "out" / "executed" / f"{slug}.ipynb"
-        return float(json.loads(path.read_text("utf-8"))["metadata"]["kexue"]["seconds"])
-    return None
+    return notebooks.last_seconds(slug)
 
 
 def _check_folder(folder: Path, plan: Plan, *, resume: bool, force: bool) -> None:

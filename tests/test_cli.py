@@ -43,7 +43,12 @@ def add(book, old, new):
 
 def test_list_and_show(demo_book):
     listed = json.loads(kexue("list", "--json").stdout)
-    assert listed == [{"chapter": "demo", "title": "A demonstration", "parameters": 3}]
+    demo = {"chapter": "demo", "title": "A demonstration", "parameters": 3}
+    assert listed == [demo | {"seconds": None}]
+    kept = demo_book / "out" / "executed"
+    kept.mkdir(parents=True)
+    (kept / "demo.ipynb").write_text('{"metadata": {"kexue": {"seconds": 7.5}}}', "utf-8")
+    assert json.loads(kexue("list", "--json").stdout) == [demo | {"seconds": 7.5}]
     shown = json.loads(kexue("show", "demo", "--json").stdout)
     assert [row["name"] for row in shown] == ["size", "share", "mode"]
     assert "how many" in kexue("show", "demo").stdout
