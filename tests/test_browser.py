@@ -25,8 +25,8 @@ RULES = {
     "light": {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]},
     "dark": {"runOnly": {"type": "rule", "values": ["color-contrast"]}},  # all else is as in light
 }
-# A chapter has some ten thousand small elements in formulas and coloured code, of few kinds: after the
-# first twenty of each kind only the outside is looked at, or axe takes a minute for a page.
+# A chapter has some ten thousand small elements in formulas and coloured code, of few kinds, and the ledger
+# hundreds of rows: after the first twenty of each kind only the outside is looked at, or axe takes a minute.
 THIN = """
 const seen = {};
 const late = (kind) => (seen[kind] = (seen[kind] || 0) + 1) > 20;
@@ -36,6 +36,12 @@ for (const e of document.querySelectorAll('mjx-container')) {
 for (const e of document.querySelectorAll('.highlight pre span[class]')) {
   if (late('code ' + e.className)) e.replaceWith(e.textContent);
 }
+for (const e of document.querySelectorAll('tbody tr')) {
+  if (late('row of ' + e.closest('table').className)) e.remove();
+}
+// A colour that is still on its way to the other theme is nobody's colour.
+document.head.append(Object.assign(
+  document.createElement('style'), { textContent: '* { transition: none !important }' }));
 """
 
 pytestmark = pytest.mark.browser
