@@ -222,8 +222,8 @@ def _step_list(ps: list[Tensor], gs: list[Tensor], ms: list[Tensor], rule: tuple
 
 # -- one pass ----------------------------------------------------------------------------------
 # The step is bound by memory: five streams of numbers, of which a program of separate operations moves
-# nineteen. numba's pass over the tensors where they are moves five and comes as close to the limit as
-# torch.compile on a flat copy, with neither a C++ compiler nor a copy of the gradients, and parameters,
+# nineteen. numba's pass over the tensors where they are moves five, at nearly the pace of torch.compile
+# on a flat copy, with neither a C++ compiler nor a copy of the gradients, and parameters,
 # momentum and checkpoints stay what they are. Its threads are Python's, alive for one step: torch's own
 # spin while they wait, and a machine with other work to do then waits with them.
 
