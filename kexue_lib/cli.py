@@ -155,8 +155,7 @@ def sweep(
     """Run a chapter for many parameters; DIR gets a notebook and a record for each."""
     from kexue_lib import sweeps
 
-    given = _given(parameter)
-    plan = sweeps.plan(slug, given, pairs=pairs, many=yes)
+    plan = sweeps.plan(slug, _given(parameter), pairs=pairs, many=yes)
     seconds = sweeps.expected_seconds(slug, output)
     several = workers or sweeps.default_workers()
     about = "" if seconds is None else f", about {seconds * len(plan.points) / several / 60:.1f} minutes"
@@ -168,16 +167,13 @@ def sweep(
         return
     try:
         with _progress(len(plan.points)) as say:
-            found = sweeps.sweep(
-                slug,
-                given,
+            found = sweeps.run(
+                plan,
                 output,
-                pairs=pairs,
                 workers=workers,
                 scheduler=scheduler,
                 resume=resume,
                 force=force,
-                many=yes,
                 progress=say,
             )
     except SystemExit as end:

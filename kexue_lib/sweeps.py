@@ -27,6 +27,7 @@ from kexue_lib.parameters import Integer, Parameter, resolve_device
 if TYPE_CHECKING:
     import pandas as pd
 
+Progress = Callable[[int, int, dict[str, Any]], None]
 MOST = 10_000  # points that are run without being asked twice
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -81,7 +82,7 @@ def plan(
     if unknown:
         notebooks.check_parameters(slug, dict.fromkeys(unknown, ""))  # says so, and what was meant
     # The number of points is known before there are any, which may be more than memory holds.
-    counts = {name: _count(name, spec[name], values) for name, values in parameters.items()}
+    counts = {name: _count(spec[name], values) for name, values in parameters.items()}
     total = max(counts.values(), default=1) if pairs else math.prod(counts.values())
     if total > MOST and not many:
         raise refuse("number of points", total, f"at most {MOST}, or --yes")
@@ -122,7 +123,7 @@ def _range(parameter: Parameter, text: str) -> range | None:
     return range(int(found[1]), int(found[2]) + 1)
 
 
-def _count(name: str, parameter: Parameter, values: str | Sequence[Any]) -> int:
+def _count(parameter: Parameter, values: str | Sequence[Any]) -> int:
     if not isinstance(values, str):
         return len(values)
     parts = [_range(parameter, text) for text in values.split(",")]
@@ -176,7 +177,7 @@ def sweep(
     resume: bool = False,
     force: bool = False,
     many: bool = False,
-    progress: Callable[[int, int, dict[str, Any]], None] | None = None,
+    progress: Progress | None = None,
 ) -> "pd.DataFrame":
     """Run a chapter for all points of a grid and return what was found, as `table` does.
 
@@ -203,23 +204,46 @@ def sweep(
         If `plan` refuses a point, the folder is refused, or the scheduler cannot be reached, or has another
         chapter or library than we have. Nothing is written then.
     """
-    whole, folder = plan(slug, parameters, pairs=pairs, many=many), Path(folder)
+    whole = plan(slug, parameters, pairs=pairs, many=many)
+    return run(
+        whole,
+        folder,
+        workers=workers,
+        scheduler=scheduler,
+        resume=resume,
+        force=force,
+        progress=progress,
+    )
+
+
+def run(
+    plan: Plan,
+    folder: Path | str,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> "pd.DataFrame":
+    """Run the points of a plan; arguments and errors are those of `sweep`."""
+    folder = Path(folder)
     count = integer("workers", default_workers() if workers is None else workers, 1)
     if scheduler is not None and workers is not None:
         raise refuse("workers", workers, "none beside a scheduler, which has its own")
-    if scheduler is None and any(point.values.get("device") == "cuda" for point in whole.points):
+    if scheduler is None and any(point.values.get("device") == "cuda" for point in plan.points):
         resolve_device("cuda")
-    _check_folder(folder, whole, resume=resume, force=force)
+    _check_folder(folder, plan, resume=resume, force=force)
     done = {} if force else finished(folder)
-    left = [point for point in whole.points if done.get(point.name) != point.key]
-    with _client(count if left else 0, scheduler, slug) as client:
-        _begin(folder, whole, force=force)
-        ready = len(whole.points) - len(left)
-        for point, result in _results(client, slug, left) if left else []:
-            _keep(folder, slug, point, result)
+    left = [point for point in plan.points if done.get(point.name) != point.key]
+    with _client(count if left else 0, scheduler, plan.slug) as client:
+        _begin(folder, plan, force=force)
+        ready = len(plan.points) - len(left)
+        for point, result in _results(client, plan.slug, left) if left else []:
+            _keep(folder, plan.slug, point, result)
             ready += 1
             if progress:
-                progress(ready, len(whole.points), {"name": point.name} | result)
+                progress(ready, len(plan.points), {"name": point.name} | result)
     return table(folder)
 
 
@@ -270,6 +294,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "manifest.json").read_text("utf-8"))
         whole = isinstance(found["chapter"], str) and isinstance(found["swept"], dict)
+        whole = whole and isinstance(found["keys"], dict)
         whole = whole and all(isinstance(values, list) for values in found["swept"].values())
         whole = whole and all(
             isinstance(name, str) and re.fullmatch(r"[\w=,.+-]+", name) for name in found["points"]
@@ -307,8 +332,9 @@ def write(path: Path, text: str) -> None:
 def _begin(folder: Path, plan: Plan, *, force: bool) -> None:
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     if force:
-        for path in (folder / "runs").iterdir():
-            path.unlink()
+        for kind in ("*.json", "*.ipynb"):
+            for path in (folder / "runs").glob(kind):
+                path.unlink()
     write(
         folder / "manifest.json",
         json.dumps(
@@ -317,6 +343,7 @@ def _begin(folder: Path, plan: Plan, *, force: bool) -> None:
                 "title": notebooks.title(plan.slug),
                 "swept": plan.swept,
                 "points": {point.name: point.values for point in plan.points},
+                "keys": {point.name: point.key for point in plan.points},
                 "written": datetime.now(UTC).isoformat(timespec="seconds"),
             },
             ensure_ascii=False,
@@ -451,17 +478,17 @@ def table(folder: Path | str) -> "pd.DataFrame":
     """Return a row for each point of a sweep, also while it runs.
 
     Columns are all parameters, ``status`` (``done``, ``failed`` or ``open``), ``seconds``, ``failure``, and
-    for each entry of the record its value and, as ``NAME_error``, its error.
+    for each entry of the record its value and, as ``NAME_error``, its error. A run of another version of
+    chapter or library, which a resumed sweep has not yet come to, counts as open.
     """
     import pandas as pd
 
     folder = Path(folder)
-    points, runs = manifest(folder)["points"], dict(_runs(folder))
-    rows = []
-    for name, values in points.items():
+    about, runs, rows = manifest(folder), dict(_runs(folder)), []
+    for name, values in about["points"].items():
         run = runs.get(name)
         row = {**values, "status": "open", "seconds": math.nan, "failure": ""}
-        if run is not None:
+        if run is not None and run["key"] == about["keys"].get(name):
             row |= {
                 "status": "done" if run["error"] is None else "failed",
                 "seconds": run["seconds"],

@@ -5,7 +5,7 @@ most ``64 + window - 1`` keys, and nothing of the size length x window is ever k
 computes each block's probabilities anew.
 """
 
-import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -20,6 +20,7 @@ from kexue_lib.arguments import integer, refuse
 
 BLOCK = 64
 LONG = 2048  # on a GPU, shorter texts are done before a compiler has begun
+_log = logging.getLogger(__name__)
 FLOATS = (torch.float64, torch.float32, torch.bfloat16)
 
 
@@ -75,8 +76,10 @@ def window_attention(
     window = min(window, length)
     if query.is_cuda and length >= LONG and not (bias is not None and bias.requires_grad):
         # Without a compiler, or for a type or width that it does not know, our blocks serve as well.
-        with contextlib.suppress(Exception):
+        try:
             return _flex(query, key, value, window, bias, _compiled_flex())
+        except Exception as error:
+            _log.warning("window_attention: blocks, as flex_attention failed (%s)", error)
     out: Tensor = _Window.apply(query, key, value, window, bias)  # type: ignore[no-untyped-call]
     return out
 

@@ -139,8 +139,10 @@ def test_what_has_finished_is_kept_and_what_failed_runs_again(demo_book, tmp_pat
     sweeps.sweep("demo", given, folder, resume=True)
     assert second.done == [f"size={i},mode=broken" for i in (1, 2, 3)]
     third = inline()
+    (folder / "runs" / "notes.txt").write_text("mine")
     sweeps.sweep("demo", given, folder, force=True)
     assert len(third.done) == 6
+    assert (folder / "runs" / "notes.txt").read_text() == "mine"
 
 
 def test_another_chapter_text_runs_all_anew(demo_book, tmp_path, inline):
@@ -148,9 +150,14 @@ def test_another_chapter_text_runs_all_anew(demo_book, tmp_path, inline):
     sweeps.sweep("demo", {"size": "1,2"}, tmp_path / "s")
     page = demo_book / "book" / "demo.md"
     page.write_text(page.read_text("utf-8") + "\nMore.\n", "utf-8")
+    inline(stop=1)
+    with pytest.raises(KeyboardInterrupt):
+        sweeps.sweep("demo", {"size": "1,2"}, tmp_path / "s", resume=True)
+    # What the old text gave is no result of the new one.
+    assert list(sweeps.table(tmp_path / "s")["status"]) == ["done", "open"]
     again = inline()
     sweeps.sweep("demo", {"size": "1,2"}, tmp_path / "s", resume=True)
-    assert len(again.done) == 2
+    assert again.done == ["size=2"]
 
 
 def test_an_interrupted_sweep_keeps_what_finished(demo_book, tmp_path, inline):
@@ -194,8 +201,9 @@ def test_folders_of_something_else_are_left_alone(demo_book, tmp_path, inline):
         "",
         "[]",
         "{}",
-        '{"chapter": "demo", "swept": {}, "points": {"../../evil": {}}}',
-        '{"chapter": "demo", "swept": {"size": 3}, "points": {}}',
+        '{"chapter": "demo", "swept": {}, "points": {"../../evil": {}}, "keys": {}}',
+        '{"chapter": "demo", "swept": {"size": 3}, "points": {}, "keys": {}}',
+        '{"chapter": "demo", "swept": {}, "points": {}, "keys": []}',
         '{"chapter": 1, "swept": {}, "points": {}}',
     ],
 )
@@ -214,6 +222,7 @@ def made_up(folder, rows, swept, title="A demonstration"):
     (folder / "runs").mkdir(parents=True)
     points = {f"p{i}": values for i, (values, _) in enumerate(rows)}
     manifest = {"chapter": "demo", "title": title, "swept": swept, "points": points}
+    manifest["keys"] = dict.fromkeys(points, "k")
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     for i, (values, found) in enumerate(rows):
         if found is None:
