@@ -3,8 +3,8 @@
     python tools/gpu.py                     all chapters, full profile
     python tools/gpu.py sde --profile quick
 
-The notebooks go to out/gpu, the table to results/gpu.json, also if a chapter fails or an entry differs; the exit
-status is 1 then. With chapters named or another profile nothing is recorded, only printed.
+The notebooks go to out/gpu, the table to results/gpu.json, also if a chapter fails or an entry differs; then
+the exit status is 1. With chapters named or another profile nothing is recorded, only printed.
 """
 
 import argparse

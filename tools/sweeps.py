@@ -35,9 +35,10 @@ def recommended(slug):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER")
-    wanted = parser.parse_args().chapters or notebooks.chapters()
+    parser.add_argument("--workers", type=int, help="runs at once; by default as many as processors")
+    options = parser.parse_args()
     status = 0
-    for slug in wanted:
+    for slug in options.chapters or notebooks.chapters():
         if (asked := recommended(slug)) is None:
             print(f"{slug}: recommends no sweep")
             continue
@@ -46,7 +47,8 @@ def main():
         try:
             plan = sweeps.plan(slug, parameters)
             old = (folder / "manifest.json").exists() and sweeps.manifest(folder)["swept"] == plan.swept
-            found = sweeps.run(plan, folder, resume=old, force=not old and folder.exists(), progress=say)
+            how = {"resume": old, "force": not old and folder.exists(), "workers": options.workers}
+            found = sweeps.run(plan, folder, **how, progress=say)
             kept = recorded.save_sweep(slug, command, found, time.monotonic() - begun)
             print(f"{slug}: {len(found)} runs, {kept.about()}")
         except ValueError as problem:
