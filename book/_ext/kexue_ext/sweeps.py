@@ -23,7 +23,7 @@ class Sweep(SphinxDirective):
     required_arguments = 1
     final_argument_whitespace = True
     has_content = True
-    option_spec = {"entry": directives.unchanged_required, "alt": directives.unchanged_required}
+    option_spec = dict.fromkeys(("entry", "alt"), directives.unchanged_required)
 
     def run(self):
         """Return command, figure and words."""
