@@ -13,7 +13,7 @@ RUN = .venv/bin/python
 phase = @printf '== %s\n' '$(1)'; start=$$(date +%s); $(2) || exit $$?; \
 	printf '   %s s\n' "$$(($$(date +%s) - start))"
 
-.PHONY: help env book test lint types lab serve bench gpu lock clean distclean
+.PHONY: help env book test lint types lab serve bench full gpu lock clean distclean
 # One thing after the other: with -j the output of two phases would be mixed.
 .NOTPARALLEL:
 
@@ -71,6 +71,9 @@ serve: book ## show the built book at http://127.0.0.1:8000 (PORT=8000)
 bench: env ## run the benchmarks; each records its result below results/
 	@for file in benchmarks/bench_*.py; do \
 	  printf '== %s\n' "$$file"; $(RUN) "$$file" || exit $$?; done
+
+full: env ## run a chapter with the full profile and record what it finds (CHAPTER=lion; takes up to an hour)
+	@$(RUN) tools/full.py $(CHAPTER)
 
 gpu: env ## run every chapter on a GPU with the full profile; notebooks in out/gpu
 	@mkdir -p out/gpu; status=0; \

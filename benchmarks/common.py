@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from kexue_lib import recorded
+
 CORES = os.cpu_count()
 RULE = (
     "the median, least and greatest ratio of paired rounds in which all run in turn, 0.1 s apart, each as "
@@ -85,14 +87,6 @@ def rows(case, functions, rounds, threads, *, goals=None, difference=lambda resu
         } | disturbed
 
 
-def processor():
-    """Return the name of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main(file, description, cases, versions, *, threads=(1, 2), unset=(), more=dict):
     """Run a benchmark: `cases(rounds, threads, quick)` yields its rows, versions names what it compares.
 
@@ -122,7 +116,7 @@ def main(file, description, cases, versions, *, threads=(1, 2), unset=(), more=d
     report = {
         "benchmark": f"{name}, {threads} thread{'s' * (threads > 1)}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": {"processor": processor(), "cores": CORES, "threads used": threads},
+        "machine": {"processor": recorded.machine()["processor"], "cores": CORES, "threads used": threads},
         "versions": {"python": platform.python_version(), "torch": torch.__version__} | versions,
         "command": f"python benchmarks/bench_{name}.py " + " ".join(sys.argv[1:]),
         "rule": f"{options.rounds} rounds: {RULE}",

@@ -307,12 +307,16 @@ def _explain(slug: str, notebook: Any, error: Exception) -> str:
 
 
 def _write(notebook: Any, path: Path) -> None:
-    """Write a notebook in one step: whoever looks sees the old file or the whole new one."""
     import nbformat
 
+    write(path, nbformat.writes(notebook) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file in one step: whoever looks sees the old one or the whole new one."""
     part = path.with_name(f".kexue-{os.getpid()}")
     try:
-        nbformat.write(notebook, part)
+        part.write_text(text, "utf-8")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kexue_lib import figures, sweeps
+from kexue_lib import figures, notebooks, sweeps
 from kexue_lib.arguments import refuse
 from kexue_lib.tables import html_table
 
@@ -65,12 +65,12 @@ def report(folder: Path | str) -> dict[str, Path]:
     except OSError:
         raise refuse("folder", str(folder), "a folder where you may write") from None
     files = {end: target / end for end in ("table.csv", "table.parquet", "summary.csv", "index.html")}
-    sweeps.write(files["table.csv"], found.to_csv(index=False))
-    sweeps.write(files["summary.csv"], short.to_csv(index=False))
+    notebooks.write(files["table.csv"], found.to_csv(index=False))
+    notebooks.write(files["summary.csv"], short.to_csv(index=False))
     part = target / ".table.parquet.part"
     found.to_parquet(part, index=False)
     part.replace(files["table.parquet"])
-    sweeps.write(files["index.html"], _page(about, found, short, varied, names))
+    notebooks.write(files["index.html"], _page(about, found, short, varied, names))
     return files
 
 

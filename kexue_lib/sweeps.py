@@ -319,23 +319,13 @@ def _runs(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield path.stem, found
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file in one step: whoever looks sees the old one or the whole new one."""
-    part = path.with_name(f".{os.getpid()}.part")
-    try:
-        part.write_text(text, "utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _begin(folder: Path, plan: Plan, *, force: bool) -> None:
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     if force:
         for kind in ("*.json", "*.ipynb"):
             for path in (folder / "runs").glob(kind):
                 path.unlink()
-    write(
+    notebooks.write(
         folder / "manifest.json",
         json.dumps(
             {
@@ -356,8 +346,8 @@ def _keep(folder: Path, slug: str, point: Point, result: dict[str, Any]) -> None
     """Write a run's notebook, and then the small file that says that it is there."""
     good, bad = (folder / "runs" / f"{point.name}{end}" for end in (".ipynb", ".failed.ipynb"))
     kept, other = (good, bad) if result["error"] is None else (bad, good)
-    write(kept, result.pop("notebook"))
-    write(
+    notebooks.write(kept, result.pop("notebook"))
+    notebooks.write(
         folder / "runs" / f"{point.name}.json",
         json.dumps(
             {"chapter": slug, "key": point.key, "values": point.values}

@@ -97,8 +97,8 @@ def chapter(notebook):
         todo |= used_by(name) - found
     code = [[cell.source, sorted(MATTERS & {*cell.metadata.get("tags", ())})] for cell in cells]
     data = [path for path in files("kexue_lib") if path.suffix != ".py"]
-    if any("results" in cell.source for cell in cells):  # it may read a recorded run
-        data += files("results")
+    if any("recorded" in cell.source for cell in cells):  # it may read the record of a full profile
+        data += [path for path in files("results") if path.name.startswith("full_")]
     sources = [modules()[name] for name in sorted(found)]
     how = [ROOT / "requirements.lock", ROOT / "tools" / "book.py"]
     return digest(versions(), json.dumps(code), *how, *sources, *data)
