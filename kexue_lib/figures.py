@@ -80,7 +80,7 @@ def panels(rows: int = 1, cols: int = 1, *, height: float = 3.4, **kw: Any) -> t
 
 @style()
 def image_grid(images: Any, titles: Sequence[str] | None = None, *, cols: int = 8) -> Figure:
-    """Return a figure of ``images`` (shape (n, height, width), or (n, height, width, 3)) on one common scale."""
+    """Return a figure of ``images``, grey (n, height, width) or coloured (..., 3), on one common scale."""
     count = integer("number of images", len(images), 1, 200)
     if titles is not None and len(titles) != count:
         raise refuse("titles", titles, f"{count} titles, one for each image")
