@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from kexue_lib.arguments import integer, one_of, refuse
-from kexue_lib.data import Images, Text, digits_split
+from kexue_lib.data import Images, Text, digits_split, standard_library_text
 
 Bytes = NDArray[np.uint8]
 
@@ -424,3 +424,30 @@ def wikitext103(
     if not all(parts):
         raise DatasetError(f"{source.name}: {source.file} has no text")
     return _text(*parts)
+
+
+def text(name: str) -> Text:
+    """Return the text that a chapter's parameter names, four million bytes and at most one million held out.
+
+    Parameters
+    ----------
+    name : "stdlib", "text8" or "wikitext103"
+        The standard library of Python needs no network.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    DatasetError
+        If the text cannot be fetched, or is not what it should be.
+
+    Examples
+    --------
+    >>> len(text("stdlib").train)
+    4000000
+    """
+    known = {"stdlib": standard_library_text, "text8": text8, "wikitext103": wikitext103}
+    if name not in known:
+        raise refuse("name", name, one_of(name, known))
+    found: Text = known[name]()
+    return found

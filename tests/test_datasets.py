@@ -486,6 +486,15 @@ def test_texts_that_are_not_there(server):
         )
 
 
+def test_texts_by_the_name_of_a_parameter(monkeypatch):
+    monkeypatch.setattr(datasets, "text8", lambda: "of text8")
+    monkeypatch.setattr(datasets, "wikitext103", lambda: "of wikitext103")
+    assert len(datasets.text("stdlib").train) == 4_000_000
+    assert [datasets.text(name) for name in ("text8", "wikitext103")] == ["of text8", "of wikitext103"]
+    with pytest.raises(ValueError, match=r"name = 'text9': expected one of .*; did you mean text8"):
+        datasets.text("text9")
+
+
 @pytest.mark.parametrize("load", [datasets.mnist, datasets.cifar10, datasets.text8, datasets.wikitext103])
 @pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (1.5, 1), (True, 1)])
 def test_sizes_are_positive_integers_before_anybody_is_asked(load, sizes):
