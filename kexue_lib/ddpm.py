@@ -25,7 +25,7 @@ from torch import Generator, Tensor, nn
 
 from kexue_lib import mixture as mixtures
 from kexue_lib.arguments import integer, one_of, real, refuse, returned
-from kexue_lib.data import digits_split
+from kexue_lib.data import Images, digits_split
 from kexue_lib.randomness import stream
 
 Model = Callable[[Tensor, float, float], Tensor]
@@ -498,15 +498,18 @@ def train(
     return losses
 
 
-def digits_model(seed: int = 1, *, steps: int = 2500, width: int = 256, blocks: int = 3) -> NoiseNetwork:
+def digits_model(
+    seed: int = 1, *, steps: int = 2500, width: int = 256, blocks: int = 3, real: Images | None = None
+) -> NoiseNetwork:
     """Return a network trained on the digits of `kexue_lib.data.digits_split`, scaled to [-1, 1].
 
+    Or on `real`, other pictures of ten classes: for many pixels the network is small, and learns a little.
     Of half of the examples it was told which digit they are: it guesses for one digit (labels 0 to 9), or
     without labels for all. It is kept in the folder ``KEXUE_CACHE`` (or the user's cache), and made anew if
     the file is damaged or anything that decides the weights is another: an argument, the data, this module,
     the version of torch.
     """
-    real, _ = digits_split()
+    real = digits_split()[0] if real is None else real
     data, labels = real.images * 2 - 1, real.labels
     network = NoiseNetwork(
         data.shape[1], width, blocks, classes=10, generator=stream(seed, "digits", "weights")

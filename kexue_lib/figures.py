@@ -80,18 +80,21 @@ def panels(rows: int = 1, cols: int = 1, *, height: float = 3.4, **kw: Any) -> t
 
 @style()
 def image_grid(images: Any, titles: Sequence[str] | None = None, *, cols: int = 8) -> Figure:
-    """Return a figure of grey ``images`` (shape (n, height, width)) on one common scale."""
+    """Return a figure of ``images``, grey (n, height, width) or coloured (..., 3), on one common scale."""
     count = integer("number of images", len(images), 1, 200)
     if titles is not None and len(titles) != count:
         raise refuse("titles", titles, f"{count} titles, one for each image")
     cols = min(count, integer("cols", cols, 1, 20))
     height = WIDTH / cols + (0.25 if titles else 0)
     fig, axes = panels(-(-count // cols), cols, height=height, squeeze=False)
-    limits = {"vmin": min(i.min() for i in images), "vmax": max(i.max() for i in images)}
+    low, high = float(min(i.min() for i in images)), float(max(i.max() for i in images))
     for k, ax in enumerate(axes.flat):
         ax.set_axis_off()
         if k < count:
-            ax.imshow(images[k], cmap="gray_r", **limits)
+            if images[k].ndim == 3:  # colours have no scale but that from 0 to 1
+                ax.imshow((images[k] - low) / ((high - low) or 1))
+            else:
+                ax.imshow(images[k], cmap="gray_r", vmin=low, vmax=high)
             ax.set_title(titles[k] if titles else "", fontsize=10)
     return fig
 

@@ -208,6 +208,13 @@ def test_image_grid_shows_each_image_on_one_scale():
         image_grid(images, ["one"])
 
 
+def test_image_grid_puts_colours_on_one_scale():
+    images = np.arange(-12, 12).reshape(2, 2, 2, 3)
+    shown = [ax.images[0].get_array() for ax in image_grid(images).axes]
+    assert np.allclose(np.array(shown), (images + 12) / 23)
+    assert image_grid(np.ones((1, 2, 2, 3))).axes[0].images[0].get_array().max() == 0
+
+
 # --- slider -------------------------------------------------------------------------------------
 
 
