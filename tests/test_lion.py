@@ -990,6 +990,20 @@ def test_the_worst_gradients_attain_the_rate_of_the_box():
         lion.box_distance(points, -1)
 
 
+def test_no_valley_along_the_axes_is_narrow():
+    """Factors that are powers of two change no rounding, so paths are the same to the last bit."""
+    start, count = normal(3), 300
+    rates = 0.05 * (1 - torch.arange(count) / count)
+    curved = torch.tensor([1.0, 2.0**-14, 2.0**5], dtype=torch.float64)
+    one = lion.lion_path(lambda x: x, start, count, rates, weight_decay=0.3)
+    assert same(lion.lion_path(lambda x: curved * x, start, count, rates, weight_decay=0.3), one)
+    turn = torch.linalg.qr(normal(3, 3, seed=1)).Q
+    turned = lion.lion_path(
+        lambda x: turn @ (curved * (turn.T @ x)), turn @ start, count, rates, weight_decay=0.3
+    )
+    assert not torch.allclose(turned @ turn, one, atol=0.1)
+
+
 @pytest.mark.parametrize(("target", "found"), [(0.5, 0.5), (3.0, 1.0), (-0.2, -0.2)])
 def test_decay_shrinks_nothing_inside_the_box(target, found):
     start = torch.zeros(1, dtype=torch.float64)
