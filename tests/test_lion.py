@@ -20,7 +20,7 @@ from scipy import integrate, stats
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kexue_lib import lion
+from kexue_lib import lion, recorded
 from kexue_lib.lion import Lion
 
 WAYS = {"eager": False, "fused": True, "as it comes": None}
@@ -1054,3 +1054,32 @@ def test_rule_of_thumb():
     for name in ("kappa", "q"):
         with pytest.raises(ValueError, match=f"{name} = "):
             lion.amos_rule(0.1, 1.0, **{name: -1.0})
+
+
+# -- what the chapter says about its recorded run ------------------------------------------------
+
+
+def test_the_full_profile_found_what_the_chapter_says():
+    """Words in the chapter tell the recorded run; when it is made anew, they must still be true."""
+    kept = recorded.load("lion")
+    assert kept is not None and kept.seconds < 45 * 60
+    value = {name: entry["value"] for name, entry in kept.record.items()}
+    gap = {
+        m: value[f"text_{m}_gap"] / kept.record[f"text_{m}_gap"]["error"] for m in ("lion", "signum", "sgd")
+    }
+    assert gap["sgd"] > 5 and gap["lion"] > 4 and abs(gap["signum"]) < 2
+    for method in ("lion", "adamw", "signum", "sgd"):
+        best, *others = (value[f"text_{method}_{what}"] for what in ("tuned", "half", "double", "plain"))
+        assert best < min(others)
+        assert value[f"text_{method}_decay"] > 0
+    assert value["text_lion_decay"] > 10 * value["text_adamw_decay"]
+    assert 3 < value["text_ratio_plain"] < 10 and value["text_ratio"] == pytest.approx(1, abs=0.2)
+    tuned, plain = (value[f"text_lion_{w}"] - value[f"text_adamw_{w}"] for w in ("tuned", "plain"))
+    assert plain > 2 * tuned > 0
+
+    def change(method):
+        """Return the change of a method's loss over AdamW's from batch 8 to 1024, in standard errors."""
+        small, tail = (kept.record[f"{method}_{size}"] for size in ("small", "large"))
+        return (tail["value"] - small["value"]) / math.hypot(tail["error"], small["error"])
+
+    assert change("signum") < -4 and change("lion") > 2
