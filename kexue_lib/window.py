@@ -99,7 +99,7 @@ def _full_blocks(length: int, window: int) -> range:
 
 
 def _overlapping(x: Tensor, first: int, size: int, count: int) -> Tensor:
-    """Return a view (heads, count, size, dim): pieces of x (heads, length, dim), each BLOCK after the last."""
+    """Return a view (heads, count, size, dim): parts of x (heads, length, dim), each BLOCK after the last."""
     head, place, unit = x.stride()
     shape, strides = (len(x), count, size, x.shape[-1]), (head, BLOCK * place, place, unit)
     return x.as_strided(shape, strides, x.storage_offset() + first * place)
