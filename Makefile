@@ -13,7 +13,7 @@ RUN = .venv/bin/python
 phase = @printf '== %s\n' '$(1)'; start=$$(date +%s); $(2) || exit $$?; \
 	printf '   %s s\n' "$$(($$(date +%s) - start))"
 
-.PHONY: help env book test lint types lab serve bench full gpu lock clean distclean
+.PHONY: help env book test lint types lab serve bench full sweeps gpu lock clean distclean
 # One thing after the other: with -j the output of two phases would be mixed.
 .NOTPARALLEL:
 
@@ -34,7 +34,7 @@ test: env lint types book ## everything that is checked; ends with pytest's summ
 	@# Two processes on two cores leave nothing for threads inside them. In the order of the files, so that
 	@# the long runs of chapters begin early.
 	@OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" $(RUN) -m pytest tests kexue_lib \
-	  -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder --cov=kexue_lib --cov-report=term
+	  -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 lint: env ## style and mistakes, in the library and in the chapters
 	$(call phase,lint,$(RUN) -m ruff check -q $(SOURCES) && $(RUN) -m ruff format -q --check $(SOURCES))
@@ -75,12 +75,11 @@ bench: env ## run the benchmarks; each records its result below results/
 full: env ## run a chapter with the full profile and record what it finds (CHAPTER=lion; takes up to an hour)
 	@$(RUN) tools/full.py $(CHAPTER)
 
-gpu: env ## run every chapter on a GPU with the full profile; notebooks in out/gpu
-	@mkdir -p out/gpu; status=0; \
-	for slug in $$($(RUN) -c 'from kexue_lib.notebooks import chapters; print(*chapters())'); do \
-	  printf '== %s\n' "$$slug"; \
-	  .venv/bin/kexue run "$$slug" --force -p device=cuda -p profile=full -o "out/gpu/$$slug.ipynb" \
-	  || status=1; done; exit $$status
+sweeps: env ## run the sweeps that the chapters recommend and record what they find (takes an hour)
+	@OMP_NUM_THREADS=1 $(RUN) tools/sweeps.py
+
+gpu: env ## run every chapter on a GPU with the full profile, compare it with the CPU, record how they agree
+	@$(RUN) tools/gpu.py
 
 lock: env ## write requirements.lock anew from requirements.in
 	@.venv/bin/uv pip compile -q requirements.in --universal --python-version 3.11 \

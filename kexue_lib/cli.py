@@ -158,9 +158,11 @@ def sweep(
     plan = sweeps.plan(slug, _given(parameter), pairs=pairs, many=yes)
     seconds = sweeps.expected_seconds(slug, output)
     several = workers or sweeps.default_workers()
-    about = "" if seconds is None else f", about {seconds * len(plan.points) / several / 60:.1f} minutes"
+    done = sweeps.finished(output) if resume else {}
+    left = sum(done.get(point.name) != point.key for point in plan.points)
+    about = "" if seconds is None else f", about {seconds * left / several / 60:.1f} minutes"
     where = scheduler or f"{several} at a time"
-    typer.echo(f"{slug}: {len(plan.points)} runs, {where}{about if scheduler is None else ''}", err=True)
+    typer.echo(f"{slug}: {left} runs, {where}{about if scheduler is None else ''}", err=True)
     if dry_run:
         rows = [{"run": point.name} | point.values for point in plan.points]
         _print(rows, as_json)

@@ -261,6 +261,8 @@ def run(
                 progress_bar=bar,
                 cwd=folder,
                 kernel_manager_class=_quiet_kernels(),
+                iopub_timeout=60,  # s; on a busy machine outputs come later than the 4 of the default
+                autosave_cell_every=0,  # it is saved after each cell
                 extra_arguments=["--log-level=CRITICAL"],
             )
         except Exception as error:

@@ -3,6 +3,7 @@
 import html
 import math
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,26 @@ def _axis(found: "pd.DataFrame", varied: list[str]) -> list[str]:
     return [first, *(name for name in names if name != first)]
 
 
+def drawing(table: Mapping[str, Sequence[Any]], entry: str) -> "Figure":
+    """Return the figure of one entry for the table of a finished sweep, given column by column.
+
+    Raises
+    ------
+    ValueError
+        If the table has no such entry.
+    """
+    import pandas as pd
+
+    found = pd.DataFrame(table).assign(status="done")
+    if entry not in found.columns:
+        raise refuse("entry", entry, f"one of {', '.join(found.columns)}")
+    given = list(found.columns)[: list(found.columns).index("seconds")]
+    varied = [name for name in given if found[name].nunique() > 1]
+    heading, *lines = _axis(found, varied)
+    by = [name for name in varied if name != "seed"]
+    return figure(summary(found, by, [entry]), entry, heading, lines)
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.4g}"
@@ -189,6 +210,8 @@ def figure(short: "pd.DataFrame", name: str, axis: str, lines: list[str]) -> "Fi
         if axis and pd.api.types.is_numeric_dtype(rows[axis]) and rows[axis].min() > 0:
             spread = rows[axis].max() / rows[axis].min()
             ax.set_xscale("log" if spread >= 20 else "linear")
+        if rows["mean"].min() > 0 and rows["mean"].max() / rows["mean"].min() >= 20:
+            ax.set_yscale("log")
         ax.set(xlabel=axis, ylabel=name)
         if lines:
             ax.legend()

@@ -375,7 +375,7 @@ def _client(workers: int, scheduler: str | None, slug: str) -> Iterator[Any]:
                 distributed.LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",  # any free port; nobody else is to see it
                     memory_limit=None,  # a run's memory is its kernel's, which Dask does not see
                     silence_logs=50,
                     env=dict.fromkeys(THREADS, str(threads)),

@@ -375,3 +375,59 @@ def test_the_library_page_names_every_module():
 def test_static_files_are_small_and_well_formed():
     assert (ROOT / "book/_static/kexue.css").stat().st_size < 10_000
     ElementTree.parse(ROOT / "book/_static/favicon.svg")
+
+
+# -- recorded runs ----------------------------------------------------------------------------
+
+SWEEP = """
+# Sweeps
+
+:::{kexue-sweep} kexue sweep one -p size=1,10,100 -o sweep
+:entry: mean
+:alt: The mean grows with the size.
+
+It grows with $n$.
+:::
+
+:::{kexue-gpu}
+:::
+"""
+
+
+def with_sweep(book, **changes):
+    (book.folder / "results").mkdir(exist_ok=True)
+    kept = {
+        "date": "2026-01-02",
+        "machine": {"processor": "P"},
+        "versions": {"torch": "2"},
+        "seconds": 240.0,
+        "command": "kexue sweep one -p size=1,10,100 -o sweep",
+        "table": {"size": [1, 10, 100], "seed": [1, 1, 1], "seconds": [2.0] * 3, "mean": [1.0, 2.0, 50.0]},
+    }
+    (book.folder / "results" / "sweep_one.json").write_text(json.dumps(kept | changes))
+
+
+def test_a_sweep_shows_its_command_and_what_was_recorded(book, monkeypatch):
+    monkeypatch.setenv("KEXUE_BOOK", str(book.folder))
+    intro = book.folder / "book" / "intro.md"
+    before = intro.read_text()
+    intro.write_text(before + SWEEP)
+    assert book.build() == ""
+    page = text(book.page("intro"))
+    assert "No run of this sweep is recorded yet." in page
+    assert "No run on a GPU has been recorded yet." in page
+    with_sweep(book)
+    gpu = {"date": "2026-02-03", "profile": "full", "machine": {"GPU": "G"}, "versions": {"torch": "2"}}
+    compared = {"name": "mean", "one": 1.0, "other": 1.5, "tolerance": 0.1, "verdict": "differ"}
+    gpu["chapters"] = [{"chapter": "one", "cpu_s": 30.0, "gpu_s": 10.0, "entries": [compared]}]
+    (book.folder / "results" / "gpu.json").write_text(json.dumps(gpu))
+    assert book.build() == ""
+    page = book.page("intro")
+    assert 'aria-label="The mean grows with the size."' in page
+    assert "kexue sweep one -p size=1,10,100 -o sweep" in text(page)
+    assert "Recorded on 2026-01-02 in 4 minutes (processor P; torch 2)." in text(page)
+    assert "Recorded on 2026-02-03, profile full. Machine: GPU G. Versions: torch 2." in text(page)
+    assert re.search(r"one\s+30.s\s+10.s\s+3.00\s+0\s+1\s+0", text(page))
+    assert re.search(r"one\s+mean\s+1\s+1.5\s+0.1\s+differ", text(page))
+    with_sweep(book, command="kexue sweep one -p size=1 -o sweep")
+    assert "sweep_one.json was recorded with another command or entry" in book.build()

@@ -200,3 +200,18 @@ def test_an_export_is_checked_before_anything_is_written(demo_book, tmp_path):
     for folder in (out / "other.ipynb", out / "other.ipynb" / "below"):
         with pytest.raises(ValueError, match=r"folder = .*expected a folder"):
             notebooks.export(folder)
+
+
+def test_a_busy_machine_has_time_for_its_outputs(demo_book, tmp_path, monkeypatch):
+    """papermill gives up on outputs that come four seconds after the end of a cell."""
+    import papermill.clientwrap
+
+    seen = []
+    whole = papermill.clientwrap.PapermillNotebookClient.execute
+    monkeypatch.setattr(
+        papermill.clientwrap.PapermillNotebookClient,
+        "execute",
+        lambda self, **more: (seen.append(self.iopub_timeout), whole(self, **more))[1],
+    )
+    notebooks.run("demo", tmp_path / "run.ipynb")
+    assert seen == [60]

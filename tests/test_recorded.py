@@ -56,3 +56,38 @@ def test_another_program_s_file_is_refused(demo_book, text):
     recorded.path("demo").write_text(text, "utf-8")
     with pytest.raises(ValueError, match=r"recorded results = 'full_demo.json': expected a file that"):
         recorded.load("demo")
+
+
+def entry(value, error=None):
+    return {"value": value, "error": error, "meaning": "a number"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict"),
+    [
+        (entry(1.0, 0.3), entry(3.4, 0.4), "agree"),  # five times 0.5 is 2.5
+        (entry(1.0, 0.3), entry(3.6, 0.4), "differ"),
+        (entry(3), entry(3), "agree"),
+        (entry(1e9), entry(1e9 + 100), "agree"),
+        (entry(1.0), entry(1.001), "no error stated"),
+        (entry(1.0, 0.0), entry(1.0, 0.0), "agree"),
+        (entry(1.0, 0.1), None, "missing"),
+    ],
+)
+def test_two_devices_agree_within_their_errors(one, other, verdict):
+    [row] = recorded.agreement({"x": one}, {"x": other} if other else {})
+    assert row["verdict"] == verdict
+
+
+def test_a_sweep_is_kept_when_all_of_it_is_done(demo_book, tmp_path):
+    import pandas as pd
+
+    found = pd.DataFrame({"size": [1, 2], "status": "done", "seconds": 0.5, "failure": "", "double": [2, 4]})
+    assert recorded.load_sweep("demo") is None
+    kept = recorded.save_sweep("demo", "kexue sweep demo -p size=1,2", found, 3.0)
+    assert recorded.load_sweep("demo") == kept
+    assert kept.table == {"size": [1, 2], "seconds": [0.5, 0.5], "double": [2, 4]}
+    found.loc[1, "status"] = "failed"
+    with pytest.raises(ValueError, match="with 1 runs missing"):
+        recorded.save_sweep("demo", "kexue sweep demo -p size=1,2", found, 3.0)
+    assert recorded.load_sweep("demo") == kept

@@ -10,7 +10,7 @@ from myst_nb.core.read import is_myst_markdown_notebook
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
 
-from kexue_ext import benchmarks, download, ledger, outputs
+from kexue_ext import benchmarks, download, ledger, outputs, sweeps
 
 LOG = logging.getLogger(__name__)
 HTML = ("html", "dirhtml", "singlehtml")
@@ -80,6 +80,8 @@ def setup(app):
     """Register everything."""
     ledger.setup(app)
     app.add_directive("kexue-benchmarks", benchmarks.Benchmarks)
+    app.add_directive("kexue-gpu", benchmarks.Gpu)
+    app.add_directive("kexue-sweep", sweeps.Sweep)
     app.add_node(nodes.citation, override=True, html=(visit_citation, depart_citation))
     app.connect("config-inited", same_handlers)
     app.connect("builder-inited", mathjax)

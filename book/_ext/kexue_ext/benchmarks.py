@@ -1,4 +1,4 @@
-"""The recorded benchmarks (results/bench_*.json) as tables."""
+"""The recorded benchmarks (results/bench_*.json), and how a GPU agrees (results/gpu.json), as tables."""
 
 import json
 from pathlib import Path
@@ -70,11 +70,42 @@ class Benchmarks(SphinxDirective):
         about += nodes.Text(
             "".join(f" {key[0].upper()}{key[1:]}: {worded(what)}." for key, what in notes.items())
         )
-        rows = [list(COLUMNS), *map(row, one["rows"])]
-        cells = [
-            nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in line)) for line in rows
-        ]
-        group = nodes.tgroup("", cols=len(COLUMNS))
-        group += [nodes.colspec(colwidth=1) for _ in COLUMNS]
-        group += [nodes.thead("", cells[0]), nodes.tbody("", *cells[1:])]
-        return [nodes.rubric("", one["benchmark"]), about, nodes.table("", group)]
+        return [nodes.rubric("", one["benchmark"]), about, table([COLUMNS, *map(row, one["rows"])])]
+
+
+class Gpu(SphinxDirective):
+    """What `make gpu` recorded: the times of each chapter, and each entry of its record on both devices."""
+
+    def run(self):
+        """Read the file; the page depends on it."""
+        path = Path(self.env.srcdir, "results", "gpu.json")
+        self.env.note_dependency(str(path))
+        if not path.is_file():
+            return [nodes.paragraph("", "No run on a GPU has been recorded yet.")]
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        about = f"Recorded on {kept['date']}, profile {kept['profile']}. Machine: {listed(kept['machine'])}."
+        times = [("Chapter", "CPU", "GPU", "Speed-up", "Agree", "Differ", "No error stated")]
+        entries = [("Chapter", "Entry", "CPU", "GPU", "Tolerance", "Verdict")]
+        for chapter in kept["chapters"]:
+            found = [entry["verdict"] for entry in chapter["entries"]]
+            counts = (found.count(word) for word in ("agree", "differ", "no error stated"))
+            ratio = chapter["cpu_s"] / chapter["gpu_s"]
+            spent = (seconds(chapter["cpu_s"]), seconds(chapter["gpu_s"]), f"{ratio:.2f}")
+            times.append((chapter["chapter"], *spent, *map(str, counts)))
+            for entry in chapter["entries"]:
+                shown = (
+                    "–" if entry[key] is None else f"{entry[key]:.4g}"
+                    for key in ("one", "other", "tolerance")
+                )
+                entries.append((chapter["chapter"], entry["name"], *shown, entry["verdict"]))
+        versions = nodes.paragraph("", f"{about} Versions: {listed(kept['versions'])}.")
+        return [versions, table(times), table(entries)]
+
+
+def table(rows):
+    """Return a table whose first row is its heading."""
+    cells = [nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in line)) for line in rows]
+    group = nodes.tgroup("", cols=len(rows[0]))
+    group += [nodes.colspec(colwidth=1) for _ in rows[0]]
+    group += [nodes.thead("", cells[0]), nodes.tbody("", *cells[1:])]
+    return nodes.table("", group)

@@ -35,6 +35,8 @@ def start(name, title, options, show):
     title = f" ({title})" if title else ""
     if kind == "proof":
         return f"**Proof{title}.**\n", "\n∎"
+    if kind == "kexue-sweep":
+        return f"```bash\n{title[2:-1]}\n```\n", ""
     if name.startswith("prf:"):
         number = show(f"{{prf:ref}}`{label}`") if label else kind.capitalize()
         return f"**{number}{title}.**\n", ""
