@@ -19,6 +19,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from kexue_lib.arguments import integer, refuse
 
 BLOCK = 64
+MANY = 64  # blocks that are done in one call: more take more memory, and no less time
 LONG = 2048  # on a GPU, shorter texts are done before a compiler has begun
 _log = logging.getLogger(__name__)
 FLOATS = (torch.float64, torch.float32, torch.bfloat16)
@@ -92,6 +93,18 @@ def _blocks(length: int, window: int) -> Iterator[tuple[slice, slice, slice]]:
         yield slice(start, stop), slice(first, stop), slice(first - before, stop - before)
 
 
+def _full_blocks(length: int, window: int) -> range:
+    """Return where the blocks begin that are whole and see all their keys."""
+    return range(-(-(window - 1) // BLOCK) * BLOCK, length // BLOCK * BLOCK, BLOCK)
+
+
+def _overlapping(x: Tensor, first: int, size: int, count: int) -> Tensor:
+    """Return a view (heads, count, size, dim): parts of x (heads, length, dim), each BLOCK after the last."""
+    head, place, unit = x.stride()
+    shape, strides = (len(x), count, size, x.shape[-1]), (head, BLOCK * place, place, unit)
+    return x.as_strided(shape, strides, x.storage_offset() + first * place)
+
+
 def _mask(window: int, bias: Tensor | None, like: Tensor) -> Tensor:
     """Return (heads or 1, BLOCK, BLOCK + window - 1): what is added to the logits of any block.
 
@@ -111,11 +124,26 @@ class _Window(torch.autograd.Function):
     ) -> Tensor:
         # Four axes: with three, torch would leave its fast kernel.
         mask, out = _mask(window, bias, query)[None], torch.empty_like(query)
+        full = _full_blocks(query.shape[2], window)
         for q, k, columns in _blocks(query.shape[2], window):
+            if full.start <= q.start < full.stop:
+                continue
             rows = mask[:, :, : q.stop - q.start, columns]
             out[:, :, q] = scaled_dot_product_attention(
                 query[:, :, q], key[:, :, k], value[:, :, k], attn_mask=rows
             )
+        # The others many at once, head by head: a head's part of the mask is read once, and stays near.
+        for start in full[::MANY]:
+            count = min(MANY, (full.stop - start) // BLOCK)
+            for x, k, v, o in zip(query, key, value, out, strict=True):
+                _overlapping(o, start, BLOCK, count).copy_(
+                    scaled_dot_product_attention(
+                        _overlapping(x, start, BLOCK, count),
+                        _overlapping(k, start - window + 1, mask.shape[-1], count),
+                        _overlapping(v, start - window + 1, mask.shape[-1], count),
+                        attn_mask=mask.transpose(0, 1),
+                    )
+                )
         ctx.save_for_backward(query, key, value, out, *(() if bias is None else (bias,)))
         ctx.window = window
         return out
@@ -145,7 +173,8 @@ class _Window(torch.autograd.Function):
             d_key[:, k].baddbmm_(d_logits.mT, ours)
             torch.bmm(d_logits, theirs, out=d_query[:, q])
             if d_mask is not None:
-                d_mask[:, : size[2], columns] += d_logits.view(size).sum(0)
+                for d in d_logits.view(size):
+                    d_mask[:, : size[2], columns] += d
         d_query /= math.sqrt(dim)
         d_bias = None
         if d_mask is not None:  # sums along the diagonals, by the way of _mask backwards

@@ -50,6 +50,19 @@ def test_it_is_masked_attention_with_its_gradients(length, window):
             torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("window", [1, 64, 65, 70])
+@pytest.mark.parametrize("length", [384, 500])
+def test_blocks_done_together_are_blocks_done_one_after_the_other(monkeypatch, length, window):
+    """Groups of one, of two with a smaller one at the end, and all; each head has a bias of its own."""
+    q, k, v, bias = inputs(length, window)
+    q = q.transpose(1, 2).contiguous().transpose(1, 2)  # heads behind places, as a projection leaves them
+    exact = by_definition(q, k, v, window, bias)
+    for many in (1, 2, 64):
+        monkeypatch.setattr(w, "MANY", many)
+        ours = window_attention(q, k, v, window=window, bias=bias)
+        torch.testing.assert_close(ours, exact, rtol=1e-12, atol=1e-13)
+
+
 def test_gradients_are_differences():
     q, k, v, b = (x.requires_grad_() for x in inputs(70, 5, batch=1, heads=2, dim=3))
     assert torch.autograd.gradcheck(
