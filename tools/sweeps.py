@@ -10,6 +10,7 @@ repeated; their notebooks are below out/sweeps.
 import argparse
 import re
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -47,8 +48,9 @@ def main():
         try:
             plan = sweeps.plan(slug, parameters)
             old = (folder / "manifest.json").exists() and sweeps.manifest(folder)["swept"] == plan.swept
-            how = {"resume": old, "force": not old and folder.exists(), "workers": options.workers}
-            found = sweeps.run(plan, folder, **how, progress=say)
+            if not old:  # nothing, or the sweep that the chapter recommended before
+                shutil.rmtree(folder, ignore_errors=True)
+            found = sweeps.run(plan, folder, resume=old, workers=options.workers, progress=say)
             kept = recorded.save_sweep(slug, command, found, time.monotonic() - begun)
             print(f"{slug}: {len(found)} runs, {kept.about()}")
         except ValueError as problem:
