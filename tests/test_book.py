@@ -1,5 +1,6 @@
 """The chapters keep the contract (the rules are in contract.py), and every rule can fail."""
 
+import importlib.util
 import re
 
 import contract
@@ -8,7 +9,7 @@ import nbformat
 import pytest
 from contract import Chapter, faults
 
-from kexue_lib import notebooks
+from kexue_lib import notebooks, recorded, sweeps
 
 SLUGS = notebooks.chapters()
 ROOT = notebooks.book_root()
@@ -334,3 +335,22 @@ def test_an_exercise_may_be_gated_like_its_solution():
 def test_other_pages_may_use_what_the_chapter_does_not():
     text = DONE.replace("{record}`hits:d`", "Many")
     assert faults(Chapter(text, read={"hits"})) == []
+
+
+@pytest.fixture(scope="module")
+def recommended():
+    spec = importlib.util.spec_from_file_location("recommended_sweeps", ROOT / "tools" / "sweeps.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.recommended
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_recommended_sweep_can_be_made_and_changes_what_it_shows(slug, recommended):
+    command, parameters = recommended(slug)
+    assert len(sweeps.plan(slug, parameters).points) > 2
+    entry = re.search(r"^:entry: (\w+)$", source(slug), re.M)[1]
+    assert entry in notebooks.record_of(executed(slug))
+    if kept := recorded.load_sweep(slug):
+        assert kept.command == command
+        assert len(set(kept.table[entry])) > 1

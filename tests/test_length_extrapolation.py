@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kexue_lib import length_extrapolation as le
+from kexue_lib import recorded
 from kexue_lib.length_extrapolation import ENCODINGS, GPT, gpt_attention, gpt_logits, init_gpt
 
 # The position of a symbol is nowhere in these but in differences, and in how many symbols are seen.
@@ -742,3 +743,25 @@ def test_bad_input_is_refused_in_one_sentence(words):
     with pytest.raises(ValueError, match=f"^{words}") as error:
         BAD[words]()
     assert "\n" not in str(error.value)
+
+
+# -- what the chapter says about its recorded run ------------------------------------------------
+
+
+def test_the_full_profile_found_what_the_chapter_says():
+    """Words in the chapter tell the recorded run, by Student's bounds for three seeds."""
+    kept = recorded.load("length_extrapolation")
+    assert kept is not None and kept.record["seeds"]["value"] == 3
+    perhaps, clear = 4.303, 9.925
+
+    def errors(name):
+        entry = kept.record[f"seeds_{name}"]
+        return entry["value"] / entry["error"]
+
+    for name in ("alibi_above", "kerple_log_above", "sandwich_above"):
+        assert abs(errors(name)) < perhaps
+    for name in ("xpos_above", "sinusoidal_window", "sandwich_short", "rope_scaled"):
+        assert perhaps < errors(name) < clear
+    assert -clear < errors("kerple_power_above") < -perhaps
+    for name in ("t5_above", "learned_window", "none_short", "t5_short", "alibi_scaled", "sandwich_all"):
+        assert errors(name) > clear
