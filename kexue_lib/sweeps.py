@@ -201,8 +201,8 @@ def sweep(
     Raises
     ------
     ValueError
-        If `plan` refuses a point, the folder is refused, or the scheduler cannot be reached, or has another
-        chapter or library than we have. Nothing is written then.
+        If `plan` refuses a point, the folder is refused or another command is at work in it, or the scheduler
+        cannot be reached, or has another chapter or library than we have. Nothing is written then.
     """
     whole = plan(slug, parameters, pairs=pairs, many=many)
     return run(
@@ -234,17 +234,44 @@ def run(
     if scheduler is None and any(point.values.get("device") == "cuda" for point in plan.points):
         resolve_device("cuda")
     _check_folder(folder, plan, resume=resume, force=force)
-    done = {} if force else finished(folder)
-    left = [point for point in plan.points if done.get(point.name) != point.key]
-    with _client(count if left else 0, scheduler, plan.slug) as client:
-        _begin(folder, plan, force=force)
-        ready = len(plan.points) - len(left)
-        for point, result in _results(client, plan.slug, left) if left else []:
-            _keep(folder, plan.slug, point, result)
-            ready += 1
-            if progress:
-                progress(ready, len(plan.points), {"name": point.name} | result)
+    with contextlib.ExitStack() as held:
+        if old := folder.exists():
+            held.enter_context(_alone(folder))
+        done = {} if force else finished(folder)
+        left = [point for point in plan.points if done.get(point.name) != point.key]
+        with _client(count if left else 0, scheduler, plan.slug) as client:
+            if not old:
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(_alone(folder))
+            _begin(folder, plan, force=force)
+            ready = len(plan.points) - len(left)
+            for point, result in _results(client, plan.slug, left) if left else []:
+                _keep(folder, plan.slug, point, result)
+                ready += 1
+                if progress:
+                    progress(ready, len(plan.points), {"name": point.name} | result)
     return table(folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a sweep's folder against a second command; the system lets go of it when a command is killed."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows it is up to the reader
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refuse("folder", str(folder), "one that no other sweep is at work in") from None
+        except OSError:
+            pass  # some network disks cannot lock
+        yield
+    finally:
+        os.close(handle)
 
 
 def default_workers() -> int:

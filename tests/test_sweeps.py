@@ -172,6 +172,25 @@ def test_an_interrupted_sweep_keeps_what_finished(demo_book, tmp_path, inline):
     assert rest.done == ["size=3", "size=4", "size=5"]
 
 
+def test_a_second_command_is_refused_while_the_first_is_at_work(demo_book, tmp_path, inline):
+    folder, refusals = tmp_path / "s", []
+
+    def second(ready, total, run):
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for how in ({"resume": True}, {"force": True}):
+            with pytest.raises(ValueError, match="no other sweep is at work") as refusal:
+                sweeps.sweep("demo", {"size": "1,2"}, folder, **how)
+            refusals.append(refusal)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+    first = inline()
+    sweeps.sweep("demo", {"size": "1,2"}, folder, progress=second)
+    assert first.done == ["size=1", "size=2"]
+    assert len(refusals) == 4
+    sweeps.sweep("demo", {"size": "1,2"}, folder, force=True)  # the first has let go of it
+    assert first.done == ["size=1", "size=2"] * 2
+
+
 def test_folders_of_something_else_are_left_alone(demo_book, tmp_path, inline):
     inline()
     folder = tmp_path / "s"
