@@ -40,16 +40,40 @@ class CheckFailed(AssertionError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was decided about one equation, how, and which wrong variants fell."""
+    """What was decided about one equation, how, and which wrong variants fell.
+
+    Attributes
+    ----------
+    label, claim : str
+        The equation, and what was checked about it; the claim and the texts below are MyST inline text.
+    status, way : str
+        *proved*, *computed* or *supported*, and the function that decided.
+    method, figures : str
+        How it was decided, in words, and what came out.
+    size : int
+        How many points (`prove`), cases (`compute`), replicates (`support`), values (`agree`) or sizes
+        (`rate`) were looked at.
+    error : float or None
+        The largest standard error (`support`), the tolerance (`agree`), half the interval of the slope
+        (`rate`); none where the check is exact.
+    controls : list of dict
+        ``story`` of each wrong variant, and its ``outcome`` in the same check.
+    seconds : float
+    version : int
+        Of these fields.
+    """
 
     label: str
     claim: str
     status: str
+    way: str
     method: str
     figures: str
+    size: int
+    error: float | None
     controls: list[dict[str, str]] = field(default_factory=list)
     seconds: float = 0.0
-    version: int = 1
+    version: int = 2
 
     def __str__(self) -> str:
         refuted = "; ".join(c["story"] for c in self.controls)
@@ -160,9 +184,12 @@ def prove(
         label,
         claim or f"${sympy.latex(left)} = {sympy.latex(right)}$",
         "proved",
+        "prove",
         "SymPy" + (" with a simplifier of its own" if by else "") + (f" for {assumed}" if assumed else ""),
         f"spot check at {len(places)} point{'s' * (len(places) > 1)}{where}, "
         f"gaps at most {max(worst, 1e-15):.0e}",
+        len(places),
+        None,
         outcomes,
         round(time.perf_counter() - start, 3),
     ).show()
@@ -342,7 +369,7 @@ def compute(
     else:
         figures = "one case" + (f": {_case(cases[0])}" if cases[0] else "")
     return Verdict(
-        label, claim, "computed", "exact arithmetic", figures, outcomes,
+        label, claim, "computed", "compute", "exact arithmetic", figures, len(cases), None, outcomes,
         round(time.perf_counter() - start, 3),
     ).show()  # fmt: skip
 
@@ -464,7 +491,8 @@ def support(label: str, claim: str, samples: Any, expected: Any, *, refutes: Map
         f"an error of {SIGMAS * error.max():.1g} would have been seen"
     )
     return Verdict(
-        label, claim, "supported", f"Monte Carlo, {x.shape[0]} replicates", figures, outcomes,
+        label, claim, "supported", "support", f"Monte Carlo, {x.shape[0]} replicates", figures,
+        x.shape[0], float(error.max()), outcomes,
         round(time.perf_counter() - start, 3),
     ).show()  # fmt: skip
 
@@ -512,8 +540,8 @@ def agree(
         _distinct(label, story, value.tolist(), seen)
         outcomes.append({"story": story, "outcome": f"off by {far:.2g}"})
     return Verdict(
-        label, claim, "supported", f"two numerical routes, {a.size} values",
-        f"largest difference {gap:.1e}, allowed {within:.0e}", outcomes,
+        label, claim, "supported", "agree", f"two numerical routes, {a.size} values",
+        f"largest difference {gap:.1e}, allowed {within:.0e}", a.size, float(within), outcomes,
         round(time.perf_counter() - start, 3),
     ).show()  # fmt: skip
 
@@ -582,8 +610,8 @@ def rate(
         _distinct(label, story, wrong, seen)
         outcomes.append({"story": story, "outcome": f"claims order {wrong:g}"})
     return Verdict(
-        label, claim, "supported", method,
-        f"slope {slope:.4f} ± {half:.1g} over sizes {n[0]:g} to {n[-1]:g}", outcomes,
+        label, claim, "supported", "rate", method,
+        f"slope {slope:.4f} ± {half:.1g} over sizes {n[0]:g} to {n[-1]:g}", n.size, half, outcomes,
         round(time.perf_counter() - start, 3),
     ).show()  # fmt: skip
 

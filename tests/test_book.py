@@ -83,7 +83,20 @@ def test_no_draft_is_a_chapter(slug):
 def test_a_chapter_has_its_rooms(slug):
     assert (ROOT / "kexue_lib" / f"{slug}.py").is_file()
     assert (ROOT / "tests" / f"test_{slug}.py").is_file()
-    assert f"automodule:: kexue_lib.{slug}" in (ROOT / "book" / "api.md").read_text("utf-8")
+    page = (ROOT / "book" / "api" / f"{slug}.md").read_text("utf-8")
+    assert f"automodule:: kexue_lib.{slug}\n" in page
+    assert f"](api/{slug}.md)" in (ROOT / "book" / "api.md").read_text("utf-8")
+
+
+def test_the_library_names_no_equation_that_the_book_does_not_have():
+    known = {label for slug in SLUGS for label in Chapter(source(slug)).equations}
+    named = {
+        label
+        for path in (ROOT / "kexue_lib").glob("*.py")
+        for label in re.findall(r"\beq-[a-z0-9]+(?:-[a-z0-9]+)*", path.read_text("utf-8"))
+    }
+    assert len(named) > 40
+    assert named <= known
 
 
 @pytest.mark.parametrize("slug", SLUGS)

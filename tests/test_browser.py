@@ -11,7 +11,7 @@ import pytest
 from kexue_lib.notebooks import book_root
 
 HTML = book_root() / "_build" / "html"
-PAGES = sorted(p.relative_to(HTML).as_posix() for p in (HTML / "book").glob("*.html"))
+PAGES = sorted(p.relative_to(HTML).as_posix() for p in (HTML / "book").rglob("*.html"))
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -135,4 +135,34 @@ def test_every_equation_shows_its_verdict_and_links_to_the_ledger(browser, site)
     assert "claims" in target
     tab.goto(site + "book/" + target)
     assert tab.locator("#" + target.split("#")[1]).count() == 1
+    tab.close()
+
+
+def test_the_ledger_is_filtered_by_chapter_status_way_and_words(browser, site):
+    tab, _, errors = visit(browser, site, "book/claims.html?status=supported&chapter=sde")
+    shown = tab.locator("table.kexue-claims tbody tr:visible")
+    assert shown.count() > 5
+    assert shown.count() == tab.locator(".kexue-chapter.sde tbody tr.supported").count()
+    form = tab.locator("form.kexue-filter")
+    all_of_them = tab.locator("table.kexue-claims tbody tr").count()
+    assert form.locator("output").inner_text() == f"{shown.count()} of {all_of_them} checks"
+    form.get_by_label("Words").fill("no such words")
+    assert shown.count() == 0
+    assert "words=no+such+words" in tab.url
+    for name in ("chapter", "status"):
+        form.locator(f"[name={name}]").select_option("")
+    form.get_by_label("Words").fill("")
+    form.get_by_label("Decided by").select_option("rate")
+    assert 0 < shown.count() < all_of_them
+    assert tab.url.endswith("claims.html?way=rate")
+    assert errors == []
+    tab.close()
+
+
+def test_a_screen_reader_finds_the_formulas_as_mathml(browser, site):
+    tab, _, _ = visit(browser, site, "book/sector.html")
+    tab.wait_for_selector("mjx-container")
+    formulas = tab.locator("mjx-container")
+    assert formulas.count() > 50
+    assert tab.locator("mjx-container mjx-assistive-mml math").count() == formulas.count()
     tab.close()

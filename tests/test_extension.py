@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import jupytext
 import nbformat
 import pytest
+from jsonschema import Draft202012Validator
 from jupyter_book.config import get_final_config
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
@@ -82,12 +83,15 @@ record
 ```
 """
 VERDICT = {
-    "version": 1,
+    "version": 2,
     "label": "eq-sum",
     "claim": "the first $n$ numbers",
     "status": "computed",
+    "way": "compute",
     "method": "exact arithmetic",
     "figures": "29 cases",
+    "size": 29,
+    "error": None,
     "controls": [{"story": "fence posts $n^2/2$", "outcome": "wrong in 29 of 29 cases"}],
     "seconds": 0.25,
 }
@@ -96,11 +100,21 @@ RECORD = {
     "mean": {"value": -1.234, "error": 0.056, "meaning": "a mean"},
     "gap": {"value": 2.1e-16, "error": None, "meaning": "a gap"},
 }
+LIBRARY = """
+# Library
+
+```{eval-rst}
+.. py:function:: made_up.total(n)
+
+   Add, as (eq-sum) says; compare eq-elsewhere.
+```
+"""
 PAGES = {
     "intro": "# Start\n\nThe other chapter says {record}`one mean:.1f`.\n",
     "two": "# Two\n\nText.\n",
     "claims": "# Ledger\n\n:::{kexue-claims}\n:::\n",
     "benchmarks": "# Benchmarks\n\n:::{kexue-benchmarks}\n:::\n",
+    "library": LIBRARY,
     "bibliography": "# Books\n\n```{bibliography}\n:all:\n```\n",
 }
 
@@ -240,16 +254,46 @@ def test_the_ledger_says_what_was_checked_and_what_was_refuted(good):
         "✓ computed: exact arithmetic; 29 cases",
         r"fence posts \(n^2/2\) (wrong in 29 of 29 cases)",
         "0.25",
-        "1 equations, 1 checks (1 computed), 1 wrong variants refuted",
     ):
         assert words in ledger
+    for line in ("Sums of 29 numbers 1 1 0 1 0 1 0.2", "All 1 1 0 1 0 1 0.2"):  # the totals
+        assert line in ledger
     assert "mathjax/tex-chtml.js" in good.page("claims")
 
 
-def test_the_ledger_is_published_as_data(good):
-    [row] = json.loads((good.out / "book" / "claims.json").read_text())
-    assert VERDICT.items() <= row.items()
-    assert row["page"] == "book/one"
+def test_the_ledger_is_published_as_data_that_its_schema_describes(good):
+    found, schema = (
+        json.loads((good.out / "book" / name).read_text()) for name in ("claims.json", "claims.schema.json")
+    )
+    [row] = found["claims"]
+    same = {name: value for name, value in VERDICT.items() if name not in ("label", "version")}
+    about = {"chapter": "one", "label": "eq-sum", "number": "1.1", "address": "one.html#equation-eq-sum"}
+    assert (same | about).items() <= row.items()
+    check = Draft202012Validator(schema)
+    check.check_schema(schema)
+    assert not list(check.iter_errors(found))
+    for wrong in ({"controls": []}, {"status": "proved"}, {"error": 0.1}, {"size": 0}, {"label": "sum"}):
+        assert list(check.iter_errors(found | {"claims": [row | wrong]})), wrong
+    for missing in row:
+        short = {name: value for name, value in row.items() if name != missing}
+        assert list(check.iter_errors(found | {"claims": [short]})), missing
+
+
+def test_the_ledger_can_be_filtered(good):
+    ledger = good.page("claims")
+    assert '<option value="one">Sums of 29 numbers</option>' in ledger
+    assert re.search(r'<form class="kexue-filter" hidden', ledger)
+    assert re.search(r'<tr class="computed compute row-', ledger)
+    assert "_static/claims.js" in ledger
+    assert "_static/claims.js" not in good.page("one")
+
+
+def test_an_equation_links_to_the_functions_that_name_it_and_back(good):
+    mark = r'✓ computed</a> · in code: <a [^>]*href="library.html#[^"]*made_up\.total"'
+    assert re.search(mark, good.page("one"))
+    page = good.page("library")
+    assert re.search(r'as <a [^>]*href="one.html#equation-eq-sum">\(1.1\)</a> says', page)
+    assert "eq-elsewhere" in page  # what no page has stays a name
 
 
 def test_benchmarks_are_shown(good):
@@ -366,7 +410,8 @@ def test_a_new_title_reaches_the_navigation_of_all_pages(book):
 
 
 def test_the_library_page_names_every_module():
-    shown = set(re.findall(r"automodule:: kexue_lib\.(\w+)", (ROOT / "book/api.md").read_text()))
+    pages = [path.read_text() for path in (ROOT / "book" / "api").glob("*.md")]
+    shown = {name for page in pages for name in re.findall(r"automodule:: kexue_lib\.(\w+)", page)}
     listed = subprocess.run(["git", "ls-files", "kexue_lib"], cwd=ROOT, capture_output=True, text=True)
     modules = {Path(name).stem for name in listed.stdout.split() if name.endswith(".py")}
     assert shown == modules - {"__init__", "cli"}

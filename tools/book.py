@@ -156,7 +156,8 @@ def keep(path, mark):
             raise Failure(f"{path.stem} did not get through code cell {number}.")
     moments = sorted(datetime.fromisoformat(t.replace("Z", "+00:00")) for t in times)
     seconds = round((moments[-1] - moments[0]).total_seconds(), 1) if moments else 0.0
-    notebook["metadata"]["kexue"] = {"fingerprint": mark, "seconds": seconds}
+    finished = moments[-1].date().isoformat() if moments else None
+    notebook["metadata"]["kexue"] = {"fingerprint": mark, "seconds": seconds, "finished": finished}
     write(EXECUTED / path.name, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
     return seconds
 

@@ -10,7 +10,7 @@ from myst_nb.core.read import is_myst_markdown_notebook
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
 
-from kexue_ext import benchmarks, download, ledger, outputs, sweeps
+from kexue_ext import benchmarks, download, ledger, library, outputs, status, sweeps
 
 LOG = logging.getLogger(__name__)
 HTML = ("html", "dirhtml", "singlehtml")
@@ -79,6 +79,8 @@ def depart_citation(translator, node):
 def setup(app):
     """Register everything."""
     ledger.setup(app)
+    library.setup(app)
+    status.setup(app)
     app.add_directive("kexue-benchmarks", benchmarks.Benchmarks)
     app.add_directive("kexue-gpu", benchmarks.Gpu)
     app.add_directive("kexue-sweep", sweeps.Sweep)

@@ -10,7 +10,9 @@ import hashlib
 import json
 from collections import Counter
 from copy import deepcopy
+from html import escape
 from pathlib import Path
+from shutil import copyfile
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -19,11 +21,21 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sphinx.util.nodes import make_refnode
 
+from kexue_ext.benchmarks import table
+from kexue_lib import __version__
 from kexue_lib.record import formatted
 
 LOG = logging.getLogger(__name__)
 PAGE = "book/claims"
 STATUS = {"proved": "✓", "computed": "✓", "supported": "≈"}
+WAYS = {
+    "prove": "computer algebra",
+    "compute": "exact arithmetic",
+    "support": "Monte Carlo",
+    "agree": "two numerical routes",
+    "rate": "order of a limit",
+}
+SCHEMA = Path(__file__).with_name("claims.schema.json")
 COLUMNS = {"Equation": 8, "Statement": 30, "What was checked": 22, "Verdict": 22}
 COLUMNS |= {"Wrong variants refuted": 26, "Seconds": 5}
 
@@ -44,10 +56,14 @@ class equation_link(nodes.Inline, nodes.TextElement):
     """Stands for the number of an equation."""
 
 
+class functions_of(nodes.Inline, nodes.TextElement):
+    """Stands for the links from an equation to the functions whose docstrings name it (library.py)."""
+
+
 def entry(env, docname=None):
     """Return what a page (the one being read, by default) has brought."""
     env.kexue = getattr(env, "kexue", {})
-    empty = {"verdicts": {}, "record": {}, "tex": {}, "wrong": [], "digest": ""}
+    empty = {"verdicts": {}, "record": {}, "tex": {}, "wrong": [], "digest": "", "functions": {}}
     return env.kexue.setdefault(docname or env.docname, empty)
 
 
@@ -118,7 +134,8 @@ def marks(app, doctree):
         if block := blocks.get(label):
             ways = sorted({one["json"]["status"] for one in found}, key=list(STATUS).index)
             link = claim_link("", ", ".join(map(sign, ways)), label=label)
-            mark = nodes.container("", nodes.paragraph("", "", link), classes=["kexue-mark"])
+            words = nodes.paragraph("", "", link, functions_of(label=label))
+            mark = nodes.container("", words, classes=["kexue-mark"])
             block.parent.insert(block.parent.index(block) + 1, mark)
 
 
@@ -144,12 +161,21 @@ def dependents(app, env):
     math.data["has_equations"][PAGE] = True  # the ledger's come later
     outline = {name: title.astext() for name, title in env.titles.items()}, math.equations
     outline += env.toctree_includes, env.toc_secnumbers, env.toc_fignumbers
-    outline += (sorted(one.key for one in cited),)
+    outline += (sorted(one.key for one in cited), functions(env))
     digest = hashlib.sha256(json.dumps(outline, sort_keys=True).encode()).hexdigest()
     changed = digest != getattr(env, "kexue_outline", digest)
     env.kexue_outline = digest
     reads = {doc for doc in env.found_docs if "kexue_reads_others" in env.metadata[doc]}
     return sorted(env.found_docs if changed else (reads | {PAGE}) & env.found_docs)
+
+
+def functions(env):
+    """Return label → (page, name) of the functions that name it."""
+    found = {}
+    for docname in sorted(getattr(env, "kexue", {})):
+        for label, names in env.kexue[docname]["functions"].items():
+            found.setdefault(label, []).extend((docname, name) for name in names)
+    return found
 
 
 def ledger(env):
@@ -194,23 +220,48 @@ class Late(SphinxPostTransform):
         return pending_xref("", text, refdoc=self.env.docname, refexplicit=False, **options)
 
     def tables(self):
-        """Return one table for each chapter, and the totals."""
-        found = [(d, label, v) for d, labels in ledger(self.env) for label, v in labels.items()]
-        verdicts = [one["json"] for *_, several in found for one in several]
-        counts = Counter(one["status"] for one in verdicts)
-        refuted = sum(len(one["controls"]) for one in verdicts)
-        parts = ", ".join(f"{counts[status]} {status}" for status in STATUS if counts[status])
-        total = (
-            f"{len(found)} equations, {len(verdicts)} checks ({parts or 'none yet'}), {refuted} "
-            f"wrong variants refuted, {sum(one['seconds'] for one in verdicts):.1f} seconds."
-        )
-        download = nodes.reference("", "claims.json", refuri="claims.json", internal=True)
-        text = nodes.paragraph("", total + " The same as data: ", download, nodes.Text("."))
-        pieces = [text]
+        """Return the totals, the filter, and one table for each chapter."""
+        counts = [("Chapter", "Equations", "Checks", *STATUS, "Wrong variants refuted", "Seconds")]
+        counts += [self.counted(d, list(labels.values())) for d, labels in ledger(self.env)]
+        whole = [several for _, labels in ledger(self.env) for several in labels.values()]
+        counts.append(self.counted(None, whole))
+        links = [
+            nodes.reference("", name, refuri=name, internal=True) for name in ("claims.json", SCHEMA.name)
+        ]
+        text = nodes.paragraph("", "The same as data: ", links[0], nodes.Text(", described by "), links[1])
+        pieces = [table(counts), text + nodes.Text("."), nodes.raw("", self.filter(), format="html")]
         for docname, labels in ledger(self.env):
             title = nodes.rubric("", self.env.titles[docname].astext())
-            pieces += [title, self.table(docname, labels)]
+            classes = ["kexue-chapter", Path(docname).name]
+            pieces.append(nodes.container("", title, self.table(docname, labels), classes=classes))
         return pieces
+
+    def counted(self, docname, found):
+        """Return the line of a chapter (of all, without a name) in the table of totals."""
+        verdicts = [one["json"] for several in found for one in several]
+        statuses = Counter(one["status"] for one in verdicts)
+        refuted = sum(len(one["controls"]) for one in verdicts)
+        seconds = sum(one["seconds"] for one in verdicts)
+        name = self.env.titles[docname].astext() if docname else "All"
+        numbers = [len(found), len(verdicts), *(statuses[status] for status in STATUS), refuted]
+        return name, *map(str, numbers), f"{seconds:.1f}"
+
+    def filter(self):
+        """Return what readers choose rows by; it shows itself only where there are scripts (claims.js)."""
+        chapters = {Path(d).name: self.env.titles[d].astext() for d, _ in ledger(self.env)}
+        choices = {
+            "chapter": chapters,
+            "status": {status: sign(status) for status in STATUS},
+            "way": WAYS,
+        }
+        fields = ""
+        for name, values in choices.items():
+            options = "".join(f'<option value="{v}">{escape(shown)}</option>' for v, shown in values.items())
+            label = {"way": "Decided by"}.get(name, name.capitalize())
+            select = f'<select name="{name}"><option value="">all</option>{options}</select>'
+            fields += f"<label>{label} {select}</label>"
+        fields += '<label>Words <input type="search" name="words" autocomplete="off"></label>'
+        return f'<form class="kexue-filter" hidden>{fields}<output aria-live="polite"></output></form>'
 
     def table(self, docname, labels):
         """Return the rows of one chapter."""
@@ -226,7 +277,8 @@ class Late(SphinxPostTransform):
                 how += [nodes.Text(": "), one["method"], nodes.Text("; "), one["figures"]]
                 seconds = nodes.paragraph("", f"{one['json']['seconds']:.2f}")
                 cells = [first, math, nodes.paragraph("", "", one["claim"]), how, one["controls"]]
-                body += nodes.row("", *(nodes.entry("", deepcopy(c)) for c in [*cells, seconds]))
+                entries = (nodes.entry("", deepcopy(c)) for c in [*cells, seconds])
+                body += nodes.row("", *entries, classes=[one["json"]["status"], one["json"]["way"]])
         names = (nodes.entry("", nodes.paragraph("", name)) for name in COLUMNS)
         widths = [nodes.colspec(colwidth=width) for width in COLUMNS.values()]
         head = nodes.thead("", nodes.row("", *names))
@@ -234,18 +286,36 @@ class Late(SphinxPostTransform):
         return nodes.table("", group, classes=["kexue-claims"])
 
 
+def filtered(app, pagename, templatename, context, doctree):
+    """Give the page of claims the script of its filter."""
+    if pagename == PAGE:
+        app.add_js_file("claims.js", loading_method="defer")
+
+
+def data(app):
+    """Return the ledger as claims.schema.json describes it."""
+    claims, math = [], app.env.get_domain("math")
+    for docname, labels in ledger(app.env):
+        for label, several in labels.items():
+            node = pending_xref("", refdoc=PAGE, refexplicit=False)
+            link = math.resolve_xref(app.env, PAGE, app.builder, "eq", label, node, nodes.literal())
+            about = {"chapter": Path(docname).name, "label": label}
+            about |= {"number": link.astext().strip("()"), "address": link["refuri"]} if link else {}
+            about["tex"] = app.env.kexue[docname]["tex"].get(label, "").strip()
+            for one in several:
+                claims.append(about | {k: v for k, v in one["json"].items() if k not in ("label", "version")})
+    about = {"$schema": SCHEMA.name, "version": 2, "book": app.config.project, "release": __version__}
+    return about | {"claims": claims}
+
+
 def write_json(app, error):
-    """Write the ledger as data beside its page."""
+    """Write the ledger as data beside its page, and what describes it."""
     if error or app.builder.format != "html" or PAGE not in app.env.found_docs:
         return
-    rows = [
-        {"page": docname, "tex": app.env.kexue[docname]["tex"].get(label, ""), **one["json"]}
-        for docname, labels in ledger(app.env)
-        for label, several in labels.items()
-        for one in several
-    ]
-    text = json.dumps(rows, indent=1, ensure_ascii=False)
-    Path(app.outdir, PAGE + ".json").write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(data(app), indent=1, ensure_ascii=False)
+    target = Path(app.outdir, PAGE + ".json")
+    target.write_text(text + "\n", encoding="utf-8")
+    copyfile(SCHEMA, target.with_name(SCHEMA.name))
 
 
 def setup(app):
@@ -258,4 +328,5 @@ def setup(app):
     app.connect("env-purge-doc", purge)
     app.connect("env-get-updated", dependents, priority=900)  # numbers are given at 500
     app.connect("env-check-consistency", check)
+    app.connect("html-page-context", filtered)
     app.connect("build-finished", write_json)

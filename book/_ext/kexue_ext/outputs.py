@@ -21,8 +21,8 @@ PARTS = ("claim", "method", "figures")
 
 
 def executed(srcdir: str, docname: str) -> Path:
-    """Return where the executed notebook of a page lies, if the page is a chapter."""
-    return Path(srcdir, "out", "executed", Path(docname).name + ".ipynb")
+    """Return where the executed notebook of a page lies, if the page (not book/api/…) is a chapter."""
+    return Path(srcdir, "out", "executed", docname.removeprefix("book/") + ".ipynb")
 
 
 def read(text: str, *, source: str, ran: str) -> nbformat.NotebookNode:
