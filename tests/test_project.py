@@ -139,7 +139,7 @@ def tool(name, *arguments):
 
 
 def test_there_are_workflows():
-    assert {path.stem for path in WORKFLOWS} == {"ci", "gpu", "pages", "canary"}
+    assert {path.stem for path in WORKFLOWS} == {"ci", "gpu", "pages", "canary", "release"}
 
 
 @pytest.mark.parametrize("schema", ["vendor.github-workflows", "custom.github-workflows-require-timeout"])

@@ -370,3 +370,33 @@ def test_empty_values_and_odd_domains_decide_nothing():
             prove("eq-a", sp.Derivative(a**2 / 2, a), a, domain=domain, refutes={"twice as much": 2 * a})
     with pytest.raises(CheckFailed, match="evaluates to"):
         prove("eq-a", a + sp.Limit(1 / b, b, 0, "+-"), a, refutes={"twice as much": 2 * a})
+
+
+def test_a_verdict_says_who_decided_how_much_was_looked_at_and_how_sure_it_is():
+    whole = sp.Integral(r, (r, 0, n))
+    proved = prove("eq-a", whole, n**2 / 2, refutes={"missing half": n**2}, points=9)
+    counted = compute(
+        "eq-a",
+        "one",
+        lambda k: k,
+        lambda k: 2 * k - k,
+        over=range(7),
+        refutes={"one too many": lambda k: k + 1},
+    )
+    draws = np.random.default_rng(0).normal(1, 2, size=(400, 3))
+    drawn = support("eq-a", "mean", draws, 1, refutes={"twice as much": 2})
+    same = agree("eq-a", "same", [1, 2], [1, 2 + 1e-9], within=1e-8, refutes={"another number": [1, 3]})
+    sizes = np.array([1, 4, 16, 64])
+    falls = rate("eq-a", "order", sizes, 3 / sizes, -1, refutes={"order two": -2})
+    found = {v.way: (v.status, v.size) for v in (proved, counted, drawn, same, falls)}
+    assert found == {
+        "prove": ("proved", 9),
+        "compute": ("computed", 7),
+        "support": ("supported", 400),
+        "agree": ("supported", 2),
+        "rate": ("supported", 4),
+    }
+    assert proved.error is counted.error is None
+    assert drawn.error == pytest.approx(draws.std(0, ddof=1).max() / 20)
+    assert same.error == 1e-8
+    assert 0 < falls.error < 1e-5

@@ -229,7 +229,8 @@ class Late(SphinxPostTransform):
             nodes.reference("", name, refuri=name, internal=True) for name in ("claims.json", SCHEMA.name)
         ]
         text = nodes.paragraph("", "The same as data: ", links[0], nodes.Text(", described by "), links[1])
-        pieces = [table(counts), text + nodes.Text("."), nodes.raw("", self.filter(), format="html")]
+        text += nodes.Text(".")
+        pieces = [table(counts), text, nodes.raw("", self.filter(), format="html")]
         for docname, labels in ledger(self.env):
             title = nodes.rubric("", self.env.titles[docname].astext())
             classes = ["kexue-chapter", Path(docname).name]
