@@ -29,7 +29,7 @@ env: ## make or complete .venv (PYTHON=python3.12, TORCH="torch==2.13.0 --index-
 book: env ## execute the chapters that changed and build _build/html
 	@$(RUN) tools/book.py
 
-test: env lint types book ## everything that is checked; ends with pytest's summary
+test: env lint book ## everything that is checked; ends with pytest's summary
 	@printf '== tests\n'
 	@# Two processes on two cores leave nothing for threads inside them. In the order of the files, so that
 	@# the long runs of chapters begin early.

@@ -129,6 +129,11 @@ def test_code_and_text_have_their_licences():
     assert "creativecommons.org/licenses/by-nc-sa/4.0/" in (ROOT / "LICENSE-text.md").read_text()
 
 
+def test_the_library_is_typed_strictly():
+    """What `make types` does; here beside other tests, since it keeps one processor busy for half a minute."""
+    tool("mypy")
+
+
 # -- workflows --------------------------------------------------------------------------------
 
 

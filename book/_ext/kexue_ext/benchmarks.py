@@ -102,10 +102,10 @@ class Gpu(SphinxDirective):
         return [versions, table(times), table(entries)]
 
 
-def table(rows):
+def table(rows, *classes):
     """Return a table whose first row is its heading."""
     cells = [nodes.row("", *(nodes.entry("", nodes.paragraph("", text)) for text in line)) for line in rows]
     group = nodes.tgroup("", cols=len(rows[0]))
     group += [nodes.colspec(colwidth=1) for _ in rows[0]]
     group += [nodes.thead("", cells[0]), nodes.tbody("", *cells[1:])]
-    return nodes.table("", group)
+    return nodes.table("", group, classes=list(classes))

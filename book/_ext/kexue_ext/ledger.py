@@ -221,7 +221,8 @@ class Late(SphinxPostTransform):
 
     def tables(self):
         """Return the totals, the filter, and one table for each chapter."""
-        counts = [("Chapter", "Equations", "Checks", *STATUS, "Wrong variants refuted", "Seconds")]
+        head = ["Chapter", "Equations", "Checks", *map(str.capitalize, STATUS)]
+        counts = [(*head, "Wrong variants refuted", "Seconds")]
         counts += [self.counted(d, list(labels.values())) for d, labels in ledger(self.env)]
         whole = [several for _, labels in ledger(self.env) for several in labels.values()]
         counts.append(self.counted(None, whole))
@@ -230,7 +231,7 @@ class Late(SphinxPostTransform):
         ]
         text = nodes.paragraph("", "The same as data: ", links[0], nodes.Text(", described by "), links[1])
         text += nodes.Text(".")
-        pieces = [table(counts), text, nodes.raw("", self.filter(), format="html")]
+        pieces = [table(counts, "kexue-counts"), text, nodes.raw("", self.filter(), format="html")]
         for docname, labels in ledger(self.env):
             title = nodes.rubric("", self.env.titles[docname].astext())
             classes = ["kexue-chapter", Path(docname).name]
@@ -305,7 +306,7 @@ def data(app):
             about["tex"] = app.env.kexue[docname]["tex"].get(label, "").strip()
             for one in several:
                 claims.append(about | {k: v for k, v in one["json"].items() if k not in ("label", "version")})
-    about = {"$schema": SCHEMA.name, "version": 2, "book": app.config.project, "release": __version__}
+    about = {"$schema": SCHEMA.name, "version": 2, "book": app.config.html_title, "release": __version__}
     return about | {"claims": claims}
 
 

@@ -13,7 +13,7 @@ from sphinx.util.nodes import make_refnode
 
 from kexue_ext import ledger
 
-LABEL = r"eq-[a-z0-9]+(?:-[a-z0-9]+)*"
+LABEL = r"\b(?:eq|def)-[a-z0-9]+(?:-[a-z0-9]+)*"
 # Labels alone in brackets lose these: a number has its own.
 NAMED = re.compile(rf"\(({LABEL}(?:, {LABEL})*)\)|({LABEL})")
 

@@ -59,7 +59,7 @@ def fill(app, doctree, docname):
     """Put the table in its place."""
     for node in list(doctree.findall(status_table)):
         head = ("Chapter", "Executed", "Seconds", "Budget", "", "Checks", "Notebook, MB")
-        node.replace_self(table([head, *chapters(app)]))
+        node.replace_self(table([head, *chapters(app)], "kexue-counts"))
 
 
 def setup(app):
