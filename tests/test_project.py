@@ -130,7 +130,7 @@ def test_code_and_text_have_their_licences():
 
 
 def test_the_library_is_typed_strictly():
-    """What `make types` does; here beside other tests, since it keeps one processor busy for half a minute."""
+    """What `make types` does, here beside other tests: it keeps one processor busy for half a minute."""
     tool("mypy")
 
 
