@@ -13,6 +13,7 @@ from sphinx.util.fileutil import copy_asset
 from kexue_ext import benchmarks, download, ledger, library, outputs, status, sweeps, swift
 
 LOG = logging.getLogger(__name__)
+BODIES = {"exercise-content", "solution-content", "proof-content", "proof"}  # as their extensions name them
 HTML = ("html", "dirhtml", "singlehtml")
 # What TeX on our pages needs: the program, its extensions, its fonts (2 of the package's 24 MB).
 MATHJAX = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts")
@@ -76,6 +77,13 @@ def depart_citation(translator, node):
     type(translator).depart_citation(translator, node)
 
 
+def one_name_each(app, doctree):
+    """Number exercises, solutions and theorems that have the name of their kind."""
+    bodies = [one for one in doctree.findall(nodes.Element) if one["ids"] and BODIES.issuperset(one["ids"])]
+    for number, body in enumerate(bodies, 1):
+        body["ids"] = [f"{name}-{number}" for name in body["ids"]]
+
+
 def setup(app):
     """Register everything."""
     ledger.setup(app)
@@ -90,6 +98,7 @@ def setup(app):
     app.connect("builder-inited", mathjax)
     app.connect("env-get-outdated", outdated)
     app.connect("source-read", give_outputs)
+    app.connect("doctree-read", one_name_each, priority=100)  # before names are collected
     app.connect("html-page-context", offer_notebook, priority=400)  # before the theme's buttons
     app.connect("build-finished", download.write, priority=900)
     return {"env_version": 1, "parallel_read_safe": False}

@@ -45,8 +45,8 @@ def chapters(app):
         slug, seconds = Path(docname).name, about.get("seconds")
         budget = BUDGET.get(slug, USUAL)
         checks = sum(map(len, labels.values()))
-        verdict = "–" if seconds is None else "within" if seconds <= budget else "over"
-        shown = "–" if seconds is None else f"{seconds:.0f}"
+        verdict = "–" if seconds is None else "yes" if seconds <= budget else "no"
+        shown = "–" if seconds is None else f"{seconds:.1f}"
         size = path.stat().st_size / 1e6
         name = env.titles[docname].astext()
         lines.append(
@@ -58,7 +58,7 @@ def chapters(app):
 def fill(app, doctree, docname):
     """Put the table in its place."""
     for node in list(doctree.findall(status_table)):
-        head = ("Chapter", "Executed", "Seconds", "Budget", "", "Checks", "Notebook, MB")
+        head = ("Chapter", "Executed", "Seconds", "Budget", "Budget kept", "Checks", "Notebook, MB")
         node.replace_self(table([head, *chapters(app)], "kexue-counts"))
 
 
