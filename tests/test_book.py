@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+from collections import Counter
+from functools import cache
 
 import contract
 import jupytext
@@ -41,6 +43,7 @@ def source(slug):
     return (ROOT / "book" / f"{slug}.md").read_text("utf-8")
 
 
+@cache
 def executed(slug):
     path = ROOT / "out" / "executed" / f"{slug}.ipynb"
     if not path.is_file():
@@ -72,6 +75,34 @@ def test_no_two_chapters_share_a_label():
         for label in re.findall(r"\$\$ *\(([\w-]+)\)|^:(?:label|name): *([\w-]+)", source(slug), re.M):
             where.setdefault("".join(label), set()).add(slug)
     assert not {label: slugs for label, slugs in where.items() if len(slugs) > 1}
+
+
+def notation(text):
+    """Return (symbol, chapter or '') for what the table of notation explains."""
+    found = []
+    for row in re.findall(r"^\| (\$.*\$) \| (.*) \|$", text, re.M):
+        scope = re.match(r"in `(\w+)`", row[1])
+        for formula in re.findall(r"\$([^$]+)\$", row[0]):
+            parts = re.split(r"[,;]\\?\s*|=|\\in\b", formula)
+            found += [(part.strip(), scope[1] if scope else "") for part in parts if part.strip()]
+    return found
+
+
+def test_a_symbol_has_one_meaning_or_names_the_chapter_where_it_has_another():
+    found = notation((ROOT / "book" / "notation.md").read_text("utf-8"))
+    assert len(found) > 70
+    assert {one: count for one, count in Counter(found).items() if count > 1} == {}
+    for symbol, slug in found:
+        if slug:
+            heart = re.sub(r"[{}\s]", "", symbol)
+            assert heart in re.sub(r"[{}\s]", "", source(slug)), (symbol, slug)
+
+
+def test_a_clash_of_symbols_would_be_seen():
+    table = "| $n$, $k_i=2$ | points |\n| $k_i$ | in `sde`: steps |\n| $n$ | norm |\n"
+    found = notation(table)
+    assert found == [("n", ""), ("k_i", ""), ("2", ""), ("k_i", "sde"), ("n", "")]
+    assert [one for one, count in Counter(found).items() if count > 1] == [("n", "")]
 
 
 @pytest.mark.parametrize("slug", SLUGS)
