@@ -109,3 +109,16 @@ def test_every_page_of_the_book_has_a_language_and_a_title(pages):
         if "book" in path.relative_to(HTML).parts[:1]:
             assert page.language == "en", path
             assert page.titles, path
+
+
+def test_every_statement_links_to_its_row_in_the_ledger_and_back(pages):
+    ledger = pages[(HTML / "book" / "claims.html").resolve()]
+    count = 0
+    for path, page in pages.items():
+        for name in page.names:
+            if name.startswith("equation-eq-"):
+                label, count = name.removeprefix("equation-"), count + 1
+                assert f"claims.html#claim-{label}" in page.links
+                assert f"claim-{label}" in ledger.names
+                assert f"{path.name}#{name}" in ledger.links
+    assert count > 250
