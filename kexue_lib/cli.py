@@ -99,7 +99,10 @@ def run(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a chapter with these parameters and print its record."""
+    """Run a chapter with these parameters and print its record.
+
+    The notebook is readable in any Jupyter: numbers, references and citations are as in the book.
+    """
     given = _given(parameter)
     start = time.monotonic()
     record = notebooks.record_of(notebooks.run(slug, output, given, force=force, progress=True))
@@ -233,7 +236,10 @@ def export(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write every chapter as a notebook without outputs."""
+    """Write every chapter as a notebook without outputs, for Jupyter or papermill.
+
+    The text is plain Markdown; … stands for a number that only `kexue run` brings.
+    """
     paths = [str(path) for path in notebooks.export(folder, force=force)]
     if as_json:
         _json(paths)

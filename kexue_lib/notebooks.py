@@ -37,17 +37,27 @@ def book_root() -> Path:
     return root
 
 
-def _pages() -> dict[str, Path]:
-    """Return slug → source of the pages that are notebooks, in the order of the table of contents."""
+def _contents() -> dict[str, int | None]:
+    """Return the pages of the table of contents, in order, with the number of those that are numbered."""
     import yaml
 
     toc = book_root() / "_toc.yml"
+    found: dict[str, int | None] = {}
     try:
-        parts = yaml.safe_load(toc.read_text("utf-8"))
-        files = [e["file"] for p in parts.get("parts", [parts]) for e in p.get("chapters", []) if "file" in e]
+        whole = yaml.safe_load(toc.read_text("utf-8"))
+        for part in whole.get("parts", [whole]):
+            for entry in part.get("chapters", []):
+                if "file" in entry:
+                    numbers = [number for number in found.values() if number]
+                    found[entry["file"]] = len(numbers) + 1 if part.get("numbered") else None
+        return found
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError):
         raise ValueError(f"{toc} is no table of contents of a Jupyter Book") from None
-    pages = [toc.parent / f"{file}.md" for file in files]
+
+
+def _pages() -> dict[str, Path]:
+    """Return slug → source of the pages that are notebooks, in the order of the table of contents."""
+    pages = [book_root() / f"{file}.md" for file in _contents()]
     return {p.stem: p for p in pages if p.is_file() and "\nkernelspec:" in p.read_text("utf-8")[:600]}
 
 
@@ -71,6 +81,35 @@ def read_chapter(slug: str) -> Any:
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:04d}"
     return notebook
+
+
+def make_plain(slug: str, notebook: Any, numbers: Mapping[str, Any] | None = None) -> None:
+    """Make the text of a chapter's notebook plain Markdown, in place, with what the chapter's page shows.
+
+    Parameters
+    ----------
+    slug : str
+        The chapter.
+    notebook : notebook
+        The chapter, executed or not.
+    numbers : mapping
+        The record for the text; an ellipsis stands for a number that is not in it.
+    """
+    import jupytext
+
+    from kexue_lib import plain
+
+    root, contents = book_root(), _contents()
+
+    def read(name: str) -> plain.Page:
+        source = root / f"{name}.md"
+        cells = jupytext.read(source, fmt="md:myst").cells if source.is_file() else []
+        return plain.page(cells, contents.get(name))
+
+    here = _require(slug).relative_to(root).with_suffix("").as_posix()
+    works = root / "book" / "references.bib"
+    bibliography = works.read_text("utf-8") if works.is_file() else ""
+    plain.rewrite(notebook, plain.References(here, list(contents), read, bibliography, numbers))
 
 
 def title(slug: str) -> str:
@@ -229,7 +268,8 @@ def run(
     ``output`` appears, in one step, when the run has finished. If it fails, the notebook up to there is
     kept beside it as ``NAME.failed.ipynb``, until a run to the same output gets through. The chapter
     works in the system's temporary folder, so that a killed run leaves nothing beside the output. Numbers
-    in the text of the notebook are those of its own record.
+    in the text of the notebook are those of its own record, and references are what the book shows, in plain
+    Markdown.
 
     Raises
     ------
@@ -267,14 +307,14 @@ def run(
             )
         except Exception as error:
             notebook = nbformat.read(target if target.exists() else source, 4)
+            sentence = _explain(slug, notebook, error)
+            make_plain(slug, notebook)
             _write(notebook, failed)
-            raise RunFailed(f"{_explain(slug, notebook, error)} (see {failed})") from error
+            raise RunFailed(f"{sentence} (see {failed})") from error
         notebook = nbformat.read(target, 4)
     seconds = notebook.metadata.get("papermill", {}).get("duration")
     numbers = {"runtime": {"value": seconds or 0.0, "error": None}} | record_of(notebook)
-    for cell in notebook.cells:  # the text tells of this run, not of the book's
-        if cell.cell_type == "markdown":
-            cell.source = record.fill(cell.source, numbers)
+    make_plain(slug, notebook, numbers)  # the text tells of this run, not of the book's
     _write(notebook, output)
     failed.unlink(missing_ok=True)
     return notebook
@@ -351,6 +391,8 @@ def check_output(output: Path, *, force: bool = False) -> None:
 def export(folder: Path, *, force: bool = False) -> list[Path]:
     """Write every chapter as a notebook without outputs; all is checked before anything is written.
 
+    The text is plain Markdown, with an ellipsis in place of each number that only a run brings.
+
     Raises
     ------
     ValueError
@@ -368,6 +410,8 @@ def export(folder: Path, *, force: bool = False) -> list[Path]:
         for path in paths:
             check_output(path, force=force)
     notebooks = [read_chapter(path.stem) for path in paths]
+    for path, notebook in zip(paths, notebooks, strict=True):
+        make_plain(path.stem, notebook)
     folder.mkdir(parents=True, exist_ok=True)
     for notebook, path in zip(notebooks, paths, strict=True):
         _write(notebook, path)

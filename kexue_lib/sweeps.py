@@ -468,7 +468,9 @@ def _results(client: Any, slug: str, points: list[Point]) -> Iterator[tuple[Poin
 def _untouched(slug: str) -> str:
     import nbformat
 
-    return str(nbformat.writes(notebooks.read_chapter(slug)))
+    notebook = notebooks.read_chapter(slug)
+    notebooks.make_plain(slug, notebook)
+    return str(nbformat.writes(notebook))
 
 
 def _run_point(slug: str, values: dict[str, Any]) -> dict[str, Any]:

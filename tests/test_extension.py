@@ -20,6 +20,8 @@ from jupyter_book.config import get_final_config
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
+from kexue_lib import notebooks
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -322,6 +324,14 @@ def test_the_downloaded_notebook_has_outputs_and_no_markup_of_ours(good):
         "<details><summary>Solution of Exercise 1.1</summary>",
     ):
         assert words in prose
+
+
+def test_without_sphinx_the_notebook_reads_the_same(good, monkeypatch):
+    monkeypatch.setenv("KEXUE_BOOK", str(good.folder))
+    notebook = notebooks.read_chapter("one")
+    notebooks.make_plain("one", notebook, RECORD | {"runtime": {"value": 12.34, "error": None}})
+    downloaded = nbformat.read(good.out / "_sources/book/one.ipynb", 4)
+    assert [cell.source for cell in notebook.cells] == [cell.source for cell in downloaded.cells]
 
 
 def test_no_page_asks_for_anything_from_elsewhere(good):

@@ -2,10 +2,11 @@
 
 Plain JupyterLab knows no roles, directives or equation labels. Each is replaced by what the page
 shows: numbers of equations and theorems, citations, values of the record. A directive that has no
-plain form is a warning, so that a strict build fails.
+plain form is a warning, so that a strict build fails. The text is changed by `kexue_lib.plain`, as for
+`kexue run`; here Sphinx says what a reference looks like.
 """
 
-import re
+from copy import deepcopy
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -18,77 +19,9 @@ from sphinx.util import logging
 from sphinx.util.docutils import sphinx_domains
 
 from kexue_ext import outputs
+from kexue_lib import plain
 
 LOG = logging.getLogger(__name__)
-# A role, or a link that names a label or a page of the book.
-REFERENCE = re.compile(r"\{[a-z:]+\}`[^`]+`|\[[^\]\n]*\]\((?:#[\w:-]+|[\w/-]+\.md(?:#[\w:-]+)?)\)")
-MATH = re.compile(r"^( *)\$\$(.+?)\$\$ *\(([\w:-]+)\) *$", re.M | re.S)
-FENCE = re.compile(r"^ *(:{3,}|`{3,})\{([\w:-]+)\} *(.*)$")
-DROPPED = re.compile(r"^(\([\w:-]+\)=|%.*|\{[.#][^}]*\})\s*$")
-BOXES = ("note", "tip", "hint", "important", "warning", "caution", "attention", "seealso")
-
-
-def start(name, title, options, show):
-    """Return what a directive begins and ends with in plain Markdown, or None."""
-    kind = name.removeprefix("prf:").removesuffix("-start")
-    label = options.get("label")
-    title = f" ({title})" if title else ""
-    if kind == "proof":
-        return f"**Proof{title}.**\n", "\n∎"
-    if kind == "kexue-sweep":
-        return f"```bash\n{title[2:-1]}\n```\n", ""
-    if name.startswith("prf:"):
-        number = show(f"{{prf:ref}}`{label}`") if label else kind.capitalize()
-        return f"**{number}{title}.**\n", ""
-    if kind == "exercise":
-        return f"**{show(f'{{ref}}`{label}`') if label else 'Exercise'}{title}.**\n", ""
-    if kind in ("solution", "dropdown"):
-        what = f"Solution of {show(f'{{ref}}`{title[2:-1]}`')}" if kind == "solution" else title[2:-1]
-        if name.endswith("-start"):
-            return f"**{what}.**\n", ""
-        return f"<details><summary>{what}</summary>\n", "\n</details>"
-    if kind in BOXES or kind == "admonition":
-        return f"**{title[2:-1] or kind.capitalize()}.**\n", ""
-    if name in ("solution-end", "exercise-end"):
-        return "", ""
-    return None
-
-
-def plain(source, show, refuse):
-    """Return MyST Markdown as plain Markdown; `show` says what a reference looks like."""
-
-    def tagged(match):
-        number = show(f"{{eq}}`{match[3]}`").strip("()")
-        return f"{match[1]}$${match[2].rstrip()} \\tag{{{number}}}\n$$"
-
-    lines, ends, fresh = [], [], None  # ends: what closes each open fence, and what it leaves
-    for line in MATH.sub(tagged, source).splitlines():
-        if fresh:  # the options of the directive that was just opened
-            if option := re.match(r" *:([\w-]+): *(.*)$", line):
-                fresh[2][option[1]] = option[2]
-                continue
-            begin_end = start(*fresh, show)
-            if begin_end is None:
-                refuse(fresh[0])
-            lines.append((begin_end or ("", ""))[0])
-            ends[-1][1], fresh = (begin_end or ("", ""))[1], None
-        if ends and line.strip() == ends[-1][0]:
-            lines.append(ends.pop()[1])
-        elif ends and ends[-1][1] == "```":  # code is left as it is
-            lines.append(line)
-        elif opened := FENCE.match(line):
-            code = opened[2] in ("code-block", "code")
-            ends.append([opened[1], "```" if code else ""])
-            if code:
-                lines.append("```" + opened[3])
-            else:
-                fresh = (opened[2], opened[3], {})
-        elif opened := re.match(r" *(```+)\w*$", line):
-            ends.append([opened[1], "```"])
-            lines.append(line)
-        elif not DROPPED.match(line):
-            lines.append(REFERENCE.sub(lambda match: show(match[0]), line))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def markdown(node, page):
@@ -144,19 +77,14 @@ def write(app, error):
 
 def rewrite(app, docname, notebook):
     """Make the text cells of a notebook plain, and its metadata free of our tools."""
-    texts = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     wanted = {}  # a first pass only learns which references there are, in their order
-    for cell in texts:
-        plain(cell.source, lambda one: wanted.setdefault(one, ""), lambda name: None)
+    plain.rewrite(deepcopy(notebook), lambda one: wanted.setdefault(one, ""))
     shown = resolved(app, docname, list(wanted))
 
     def refuse(name):
-        message = "{%s} has no plain form for the downloaded notebook (kexue_ext/download.py)"
+        message = "{%s} has no plain form for the downloaded notebook (kexue_lib/plain.py)"
         LOG.warning(message, name, location=docname)
 
-    for cell in texts:
-        cell.source = plain(cell.source, shown.__getitem__, refuse)
-    for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number:04}"
+    plain.rewrite(notebook, shown.__getitem__, refuse)
     kept = ("kernelspec", "language_info")
     notebook.metadata = {key: notebook.metadata[key] for key in kept if key in notebook.metadata}
