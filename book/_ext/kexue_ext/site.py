@@ -1,0 +1,204 @@
+"""What search engines, other sites and feed readers are told, and where renamed pages have gone.
+
+One setting has the address: `html: baseurl:` in _config.yml, or else the variable KEXUE_BASEURL. Without
+it nothing is written that needs one: no canonical links (Sphinx writes them), sitemap, feed or card.
+"""
+
+import os
+import re
+from html import escape
+from pathlib import Path
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import yaml
+from docutils import nodes
+from markdown_it import MarkdownIt
+from sphinx.errors import ConfigError
+from sphinx.util import logging
+from sphinx.util.osutil import relative_uri
+
+from kexue_ext import card, words
+from kexue_ext.cite import BUILDERS
+
+LOG = logging.getLogger(__name__)
+VARIABLE, CARD, FEED = "KEXUE_BASEURL", "_static/card.png", "feed.xml"
+VERSION = re.compile(r"^## \[(.+?)\] - (\d{4}-\d\d-\d\d)$\n(.*?)(?=^## |\Z)", re.M | re.S)
+STUB = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<meta http-equiv="refresh" content="0; url={link}">
+{canonical}</head>
+<body><p>This page has moved: <a href="{link}">{title}</a>.</p></body>
+</html>
+"""
+
+
+def address(app, config):
+    """Settle where the book will be: an absolute address that ends with a stroke, or nothing."""
+    given = (os.environ.get(VARIABLE) or config.html_baseurl or "").strip()
+    if given:
+        parts = urlsplit(given)
+        whole = parts.scheme in ("http", "https") and parts.netloc and not parts.query and not parts.fragment
+        if not whole:
+            raise ConfigError(
+                f"baseurl: expected an address such as https://example.org/book/, got {given!r}"
+            )
+        given = given.rstrip("/") + "/"
+    config.html_baseurl = given
+
+
+def summary(app):
+    """Return what CITATION.cff says the book is."""
+    path = Path(app.srcdir, "CITATION.cff")
+    cff = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
+    return " ".join(cff.get("abstract", app.config.project).split())
+
+
+# -- the head of a page -----------------------------------------------------------------------
+
+
+def description(app, doctree, title):
+    """Return the first paragraph of a page, in at most 160 characters; of a page without one, its title."""
+    texts = []
+    for one in doctree.findall(nodes.paragraph) if doctree else ():
+        if isinstance(one.parent, nodes.section) or not texts:
+            texts.append(words.plain(words.pieces(one)))
+            if isinstance(one.parent, nodes.section) and texts[-1]:
+                break
+    return words.short(texts[-1] if texts and texts[-1] else f"{title}. {summary(app)}")
+
+
+def head(app, pagename, templatename, context, doctree):
+    """Add description, OpenGraph and the link to the feed."""
+    if app.builder.name not in BUILDERS:
+        return
+    base, root = app.config.html_baseurl, pagename == app.config.root_doc
+    titles = app.env.titles
+    title = words.plain(words.pieces(titles[pagename])) if pagename in titles else ""
+    # Of pages that Sphinx makes, such as the index, the title is HTML.
+    title = title or re.sub(r"<[^>]+>", "", context.get("title") or "") or app.config.project
+    text = description(app, doctree, title)
+    tags = {"og:title": title, "og:description": text, "og:site_name": app.config.project}
+    tags |= {"og:type": "website" if root else "article"}
+    if base:
+        tags |= {"og:url": base + app.builder.get_target_uri(pagename), "og:image": base + CARD}
+        tags |= {"og:image:width": str(card.SIZE[0]), "og:image:height": str(card.SIZE[1])}
+        tags |= {"og:image:alt": card.ALT}
+    lines = [f'<meta property="{name}" content="{escape(value)}" />' for name, value in tags.items()]
+    found = context.get("metatags") or ""
+    if not re.search(r'name="description"', found):
+        lines.insert(0, f'<meta name="description" content="{escape(text)}" />')
+    lines.append(f'<meta name="twitter:card" content="{"summary_large_image" if base else "summary"}" />')
+    if base and versions(app):
+        lines.append(
+            f'<link rel="alternate" type="application/atom+xml" title="New in {escape(app.config.project)}"'
+            f' href="{base}{FEED}" />'
+        )
+    context["metatags"] = "\n".join([found, *lines]) + "\n"
+
+
+# -- files ------------------------------------------------------------------------------------
+
+
+def sitemap(app):
+    """Return the addresses of all pages, as sitemaps.org describes."""
+    base, env = app.config.html_baseurl, app.env
+    pages = ElementTree.Element("urlset", xmlns="http://www.sitemaps.org/schemas/sitemap/0.9")
+    for name in sorted(env.found_docs):
+        entry = ElementTree.SubElement(pages, "url")
+        ElementTree.SubElement(entry, "loc").text = base + app.builder.get_target_uri(name)
+    return xml(pages)
+
+
+def xml(tree):
+    """Return a tree as the text of a file."""
+    ElementTree.indent(tree, " ")
+    return ElementTree.tostring(tree, "utf-8", xml_declaration=True).decode() + "\n"
+
+
+def versions(app):
+    """Return version, date and Markdown of what CHANGELOG.md says of versions that are released."""
+    path = Path(app.srcdir, "CHANGELOG.md")
+    return VERSION.findall(path.read_text("utf-8")) if path.is_file() else []
+
+
+def feed(app, found):
+    """Return the versions as an Atom feed (RFC 4287)."""
+    base, config = app.config.html_baseurl, app.config
+    home = base + app.builder.get_target_uri(config.root_doc)
+    tree = ElementTree.Element("feed", xmlns="http://www.w3.org/2005/Atom")
+
+    def add(parent, name, text="", **about):
+        element = ElementTree.SubElement(parent, name, about)
+        element.text = text or None
+        return element
+
+    add(tree, "title", config.project)
+    add(tree, "id", base + FEED)
+    add(tree, "link", rel="self", type="application/atom+xml", href=base + FEED)
+    add(tree, "link", rel="alternate", type="text/html", href=home)
+    add(tree, "updated", max(day for _, day, _ in found) + "T00:00:00Z")
+    add(add(tree, "author"), "name", config.author)
+    for version, day, text in found:
+        entry = add(tree, "entry")
+        add(entry, "title", f"{config.project} {version}")
+        add(entry, "id", f"{base}{FEED}#{version}")
+        add(entry, "link", rel="alternate", type="text/html", href=home)
+        add(entry, "updated", f"{day}T00:00:00Z")
+        add(entry, "content", MarkdownIt().render(text.strip()), type="html")
+    return xml(tree)
+
+
+def write(app, error):
+    """Write what belongs to the whole site."""
+    if error or app.builder.name not in BUILDERS:
+        return
+    made, base, folder = redirects(app), app.config.html_baseurl, Path(app.outdir)
+    if base:
+        # Read at the root of a host only; on a page of a project it does no harm.
+        made["robots.txt"] = f"User-agent: *\nAllow: /\n\nSitemap: {base}sitemap.xml\n"
+        made["sitemap.xml"] = sitemap(app)
+        if found := versions(app):
+            made[FEED] = feed(app, found)
+        (folder / CARD).parent.mkdir(exist_ok=True)
+        (folder / CARD).write_bytes(card.png(app.config.project))
+    for name, text in made.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, "utf-8")
+
+
+def redirects(app):
+    """Return the pages that stand where renamed ones stood; `kexue_redirects` maps old names to new ones."""
+    made, base, found = {}, app.config.html_baseurl, app.env.found_docs
+    for old, target in app.config.kexue_redirects.items():
+        new, _, place = target.partition("#")
+        known = new in found and (not place or f'id="{place}"' in page(app, new).read_text("utf-8"))
+        if old in found or not re.fullmatch(r"\w[\w-]*(/\w[\w-]*)*", old):
+            LOG.warning("kexue_redirects: %r is a page, or no name of one", old)
+        elif not known:
+            LOG.warning("kexue_redirects: %r should lead to %r, which there is not", old, target)
+        else:
+            uri = app.builder.get_target_uri(new) + (f"#{place}" if place else "")
+            canonical = f'<link rel="canonical" href="{escape(base + app.builder.get_target_uri(new))}">\n'
+            link = relative_uri(app.builder.get_target_uri(old), uri)
+            title = escape(words.plain(words.pieces(app.env.titles[new])))
+            name = page(app, old).relative_to(app.outdir).as_posix()
+            made[name] = STUB.format(title=title, link=escape(link), canonical=canonical if base else "")
+    return made
+
+
+def page(app, docname):
+    """Return the file of a page."""
+    return Path(app.builder.get_outfilename(docname))
+
+
+def setup(app):
+    """Register what this file defines."""
+    app.add_config_value("kexue_redirects", {}, "html")
+    app.connect("config-inited", address)
+    app.connect("html-page-context", head)
+    app.connect("build-finished", write)
