@@ -110,21 +110,22 @@ def chapter(notebook):
 
 
 def commit():
-    """Return the commit, and what was changed since: the book says how to cite it. No repository, no commit."""
-    git = ["git", "-c", "safe.directory=*"]
-    asked = ["rev-parse", "HEAD"], ["status", "--porcelain"]
+    """Return the commit that the book is cited with: none without git, or if a source was changed since."""
+    git, sources = ["git", "-c", "safe.directory=*"], ("book", "kexue_lib", "results", *SETTINGS, *ABOUT)
+    asked = ["rev-parse", "HEAD"], ["status", "--porcelain", "--", *sources]
     try:
-        return [
+        head, changed = (
             subprocess.run([*git, *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout
             for words in asked
-        ]
+        )
     except (OSError, subprocess.CalledProcessError):
-        return []
+        return ""
+    return "" if changed else head
 
 
 def everything():
     """Return the hash of all that the book is made from."""
-    return digest(versions(), address(), *commit(), *files("book", "kexue_lib", "results", *SETTINGS, *ABOUT))
+    return digest(versions(), address(), commit(), *files("book", "kexue_lib", "results", *SETTINGS, *ABOUT))
 
 
 def address():

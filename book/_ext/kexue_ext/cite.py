@@ -29,7 +29,20 @@ SENTENCE = "To cite this chapter"
 BLOG = "Scientific Spaces"
 SUFFIXES = {"BibTeX": ".bib", "RIS": ".ris", "CSL-JSON": ".json"}
 BUILDERS = ("html", "dirhtml")  # one page a chapter; the others have no files beside them
-MONTHS = "January February March April May June July August September October November December".split()
+MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 DATE = re.compile(rf"(\d\d?) ({'|'.join(MONTHS)}) (\d{{4}})")
 # What the pages are made from; anything else may differ from the commit.
 SOURCES = ("book", "kexue_lib", "results", "tools", "_config.yml", "_toc.yml", "requirements.lock")
@@ -138,7 +151,8 @@ def files(works):
 
 def sentence(work):
     """Return nodes that say for people what the forms say for programs."""
-    names = " and ".join(one.get("literal") or f"{one['given']} {one['family']}" for one in work.authors)
+    order = ("family", "given") if work.language == "zh" else ("given", "family")
+    names = " and ".join(one.get("literal") or " ".join(one[part] for part in order) for one in work.authors)
     title = [nodes.math("", text) if tex else nodes.Text(text) for tex, text in work.title]
     parts = [nodes.Text(f"{names} ({work.date[0]}): "), nodes.emphasis("", "", *title)]
     where = (
@@ -162,7 +176,7 @@ def linked(work):
 
 
 def history(srcdir):
-    """Return commit and its date (year, month, day), if the sources are those of the commit; else two blanks."""
+    """Return commit and date (year, month, day), if the sources are those of the commit; else blanks."""
 
     def git(*asked):
         # In a container the checkout often belongs to another user, which git refuses by default.
@@ -194,7 +208,7 @@ def about(app):
         day = tuple(map(int, str(released).split("-")))
     elif not day and (year := re.search(r"\d{4}", str(app.config.copyright))):
         day = (int(year[0]),)
-    title = ((False, cff.get("title", app.config.project)),)
+    title = ((False, cff.get("title", app.config.html_title)),)
     version, base = str(cff.get("version", "")), app.config.html_baseurl
     address = base and base + app.builder.get_target_uri(app.config.root_doc)
     address = address or cff.get("url") or cff.get("repository-code") or ""
@@ -304,8 +318,8 @@ def listing(app, here):
         if docname:
             section[1].append(nodes.Text(" "))
             section[1].append(make_refnode(app.builder, here, docname, "", nodes.Text("To the chapter")))
-        text = files(works)[".bib"]
-        section += nodes.literal_block(text, text.rstrip(), language="bibtex")
+        text = files(works)[".bib"].rstrip()
+        section += nodes.literal_block(text, text, language="bibtex")
         if app.builder.name in BUILDERS:
             section += nodes.paragraph(
                 "", "As files: ", *downloads(app, here, anchor(docname)), nodes.Text(".")

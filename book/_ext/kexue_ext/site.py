@@ -1,7 +1,7 @@
 """What search engines, other sites and feed readers are told, and where renamed pages have gone.
 
 One setting has the address: `html: baseurl:` in _config.yml, or else the variable KEXUE_BASEURL. Without
-it nothing is written that needs one: no canonical links (Sphinx writes them), sitemap, feed or card.
+it nothing is written that needs one: no canonical links (Sphinx writes those), sitemap, feed or card.
 """
 
 import os
@@ -27,12 +27,12 @@ VERSION = re.compile(r"^## \[(.+?)\] - (\d{4}-\d\d-\d\d)$\n(.*?)(?=^## |\Z)", re
 STUB = """<!doctype html>
 <html lang="en">
 <head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta charset="utf-8" />
+<meta name="viewport" content="width=device-width, initial-scale=1" />
 <title>{title}</title>
-<meta http-equiv="refresh" content="0; url={link}">
-{canonical}</head>
-<body><p>This page has moved: <a href="{link}">{title}</a>.</p></body>
+<meta http-equiv="refresh" content="0; url={link}" />
+{more}</head>
+<body><p>You are on the way to <a href="{link}">{title}</a>.</p></body>
 </html>
 """
 
@@ -55,7 +55,7 @@ def summary(app):
     """Return what CITATION.cff says the book is."""
     path = Path(app.srcdir, "CITATION.cff")
     cff = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else {}
-    return " ".join(cff.get("abstract", app.config.project).split())
+    return " ".join(cff.get("abstract", app.config.html_title).split())
 
 
 # -- the head of a page -----------------------------------------------------------------------
@@ -72,33 +72,35 @@ def description(app, doctree, title):
     return words.short(texts[-1] if texts and texts[-1] else f"{title}. {summary(app)}")
 
 
-def head(app, pagename, templatename, context, doctree):
-    """Add description, OpenGraph and the link to the feed."""
-    if app.builder.name not in BUILDERS:
-        return
-    base, root = app.config.html_baseurl, pagename == app.config.root_doc
-    titles = app.env.titles
-    title = words.plain(words.pieces(titles[pagename])) if pagename in titles else ""
-    # Of pages that Sphinx makes, such as the index, the title is HTML.
-    title = title or re.sub(r"<[^>]+>", "", context.get("title") or "") or app.config.project
-    text = description(app, doctree, title)
-    tags = {"og:title": title, "og:description": text, "og:site_name": app.config.project}
-    tags |= {"og:type": "website" if root else "article"}
+def tags(app, docname, title, text):
+    """Return what the head of a page says about it: description, OpenGraph, the link to the feed."""
+    base, name = app.config.html_baseurl, app.config.html_title
+    kind = "website" if docname == app.config.root_doc else "article"
+    about = {"og:title": title, "og:description": text, "og:site_name": name, "og:type": kind}
     if base:
-        tags |= {"og:url": base + app.builder.get_target_uri(pagename), "og:image": base + CARD}
-        tags |= {"og:image:width": str(card.SIZE[0]), "og:image:height": str(card.SIZE[1])}
-        tags |= {"og:image:alt": card.ALT}
-    lines = [f'<meta property="{name}" content="{escape(value)}" />' for name, value in tags.items()]
-    found = context.get("metatags") or ""
-    if not re.search(r'name="description"', found):
-        lines.insert(0, f'<meta name="description" content="{escape(text)}" />')
+        about |= {"og:url": base + app.builder.get_target_uri(docname), "og:image": base + CARD}
+        about |= {"og:image:width": str(card.SIZE[0]), "og:image:height": str(card.SIZE[1])}
+        about |= {"og:image:alt": card.ALT}
+    lines = [f'<meta name="description" content="{escape(text)}" />']
+    lines += [f'<meta property="{key}" content="{escape(value)}" />' for key, value in about.items()]
     lines.append(f'<meta name="twitter:card" content="{"summary_large_image" if base else "summary"}" />')
     if base and versions(app):
-        lines.append(
-            f'<link rel="alternate" type="application/atom+xml" title="New in {escape(app.config.project)}"'
-            f' href="{base}{FEED}" />'
-        )
-    context["metatags"] = "\n".join([found, *lines]) + "\n"
+        link = f'type="application/atom+xml" title="{escape(name)}: versions" href="{base}{FEED}"'
+        lines.append(f'<link rel="alternate" {link} />')
+    return lines
+
+
+def head(app, pagename, templatename, context, doctree):
+    """Add the tags to a page."""
+    if app.builder.name not in BUILDERS:
+        return
+    titles = app.env.titles
+    title = words.plain(words.pieces(titles[pagename])) if pagename in titles else ""
+    # Of pages that Sphinx makes the title is HTML, and the index and the search bring theirs later.
+    title = title or re.sub(r"<[^>]+>", "", context.get("title") or "") or pagename.capitalize()
+    context["metatags"] = "\n".join(
+        [context.get("metatags") or "", *tags(app, pagename, title, description(app, doctree, title)), ""]
+    )
 
 
 # -- files ------------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def feed(app, found):
         element.text = text or None
         return element
 
-    add(tree, "title", config.project)
+    add(tree, "title", config.html_title)
     add(tree, "id", base + FEED)
     add(tree, "link", rel="self", type="application/atom+xml", href=base + FEED)
     add(tree, "link", rel="alternate", type="text/html", href=home)
@@ -145,7 +147,7 @@ def feed(app, found):
     add(add(tree, "author"), "name", config.author)
     for version, day, text in found:
         entry = add(tree, "entry")
-        add(entry, "title", f"{config.project} {version}")
+        add(entry, "title", f"{config.html_title} {version}")
         add(entry, "id", f"{base}{FEED}#{version}")
         add(entry, "link", rel="alternate", type="text/html", href=home)
         add(entry, "updated", f"{day}T00:00:00Z")
@@ -165,15 +167,15 @@ def write(app, error):
         if found := versions(app):
             made[FEED] = feed(app, found)
         (folder / CARD).parent.mkdir(exist_ok=True)
-        (folder / CARD).write_bytes(card.png(app.config.project))
+        (folder / CARD).write_bytes(card.png(app.config.html_title))
     for name, text in made.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, "utf-8")
 
 
 def redirects(app):
-    """Return the pages that stand where renamed ones stood; `kexue_redirects` maps old names to new ones."""
-    made, base, found = {}, app.config.html_baseurl, app.env.found_docs
+    """Return the pages that lead on: those of `kexue_redirects` (old name: new name), and index.html."""
+    made, found, root = {}, app.env.found_docs, app.config.root_doc
     for old, target in app.config.kexue_redirects.items():
         new, _, place = target.partition("#")
         known = new in found and (not place or f'id="{place}"' in page(app, new).read_text("utf-8"))
@@ -182,13 +184,23 @@ def redirects(app):
         elif not known:
             LOG.warning("kexue_redirects: %r should lead to %r, which there is not", old, target)
         else:
-            uri = app.builder.get_target_uri(new) + (f"#{place}" if place else "")
-            canonical = f'<link rel="canonical" href="{escape(base + app.builder.get_target_uri(new))}">\n'
-            link = relative_uri(app.builder.get_target_uri(old), uri)
-            title = escape(words.plain(words.pieces(app.env.titles[new])))
-            name = page(app, old).relative_to(app.outdir).as_posix()
-            made[name] = STUB.format(title=title, link=escape(link), canonical=canonical if base else "")
+            made[page(app, old).relative_to(app.outdir).as_posix()] = stub(app, old, new, place)
+    if "index" not in found | {root}:
+        title = words.plain(words.pieces(app.env.titles[root]))
+        text = description(app, app.env.get_doctree(root), title)
+        made["index.html"] = stub(app, "index", root, more=tags(app, root, title, text))
     return made
+
+
+def stub(app, old, new, place="", more=()):
+    """Return a page that leads to another one, also for readers whose browser does not jump."""
+    base, uri = app.config.html_baseurl, app.builder.get_target_uri(new)
+    link = relative_uri(app.builder.get_target_uri(old), uri) + (f"#{place}" if place else "")
+    canonical = [f'<link rel="canonical" href="{escape(base + uri)}" />'] if base else []
+    title = escape(words.plain(words.pieces(app.env.titles[new])))
+    return STUB.format(
+        title=title, link=escape(link), more="".join(f"{one}\n" for one in [*canonical, *more])
+    )
 
 
 def page(app, docname):

@@ -6,10 +6,10 @@ import unicodedata
 from docutils import nodes
 
 SIGNS = {
-    "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈", "sim": "~", "times": "×",
-    "cdot": "·", "to": "→", "infty": "∞", "pm": "±", "in": "∈", "sum": "∑", "int": "∫", "sqrt": "√", "mid": "|",
-    "partial": "∂", "nabla": "∇", "propto": "∝", "dots": "…", "ldots": "…", "cdots": "…", "lbrace": "{",
-    "rbrace": "}", "ell": "ℓ", "quad": " ", "qquad": " ", "prime": "′",
+    "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈", "sim": "~",
+    "times": "×", "cdot": "·", "to": "→", "infty": "∞", "pm": "±", "in": "∈", "sum": "∑", "int": "∫",
+    "sqrt": "√", "mid": "|", "partial": "∂", "nabla": "∇", "propto": "∝", "dots": "…", "ldots": "…",
+    "cdots": "…", "lbrace": "{", "rbrace": "}", "ell": "ℓ", "quad": " ", "qquad": " ", "prime": "′",
 }  # fmt: skip
 NAMES = {
     "log",
@@ -73,7 +73,7 @@ def escaped(text):
 
 
 def spoken(formula):
-    """Return a short formula as people type it: `\\gamma\\le 1` as `γ≤ 1`."""
+    r"""Return a short formula as people type it: ``\gamma\le 1`` as ``γ≤1``."""
 
     def sign(match):
         name = match[1]
