@@ -6,7 +6,7 @@ it nothing is written that needs one: no canonical links (Sphinx writes those), 
 
 import os
 import re
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
@@ -23,7 +23,7 @@ from kexue_ext.cite import BUILDERS
 
 LOG = logging.getLogger(__name__)
 VARIABLE, CARD, FEED = "KEXUE_BASEURL", "_static/card.png", "feed.xml"
-VERSION = re.compile(r"^## \[(.+?)\] - (\d{4}-\d\d-\d\d)$\n(.*?)(?=^## |\Z)", re.M | re.S)
+VERSION = re.compile(r"^## \[([^\]\n]+)\] - (\d{4}-\d\d-\d\d)$\n(.*?)(?=^## |\Z)", re.M | re.S)
 STUB = """<!doctype html>
 <html lang="en">
 <head>
@@ -98,9 +98,10 @@ def head(app, pagename, templatename, context, doctree):
     title = words.plain(words.pieces(titles[pagename])) if pagename in titles else ""
     # Of pages that Sphinx makes the title is HTML, and the index and the search bring theirs later.
     title = title or re.sub(r"<[^>]+>", "", context.get("title") or "") or pagename.capitalize()
-    context["metatags"] = "\n".join(
-        [context.get("metatags") or "", *tags(app, pagename, title, description(app, doctree, title)), ""]
-    )
+    found, text = context.get("metatags") or "", description(app, doctree, title)
+    if own := re.search(r'<meta (?=[^>]*name="description")[^>]*content="([^"]*)"[^>]*>', found):
+        found, text = found.replace(own[0], ""), unescape(own[1])  # the page's html_meta
+    context["metatags"] = "\n".join([found, *tags(app, pagename, title, text), ""])
 
 
 # -- files ------------------------------------------------------------------------------------
