@@ -313,7 +313,7 @@ def listing(app, here):
         items += nodes.list_item("", nodes.paragraph("", "", link))
         section = nodes.section("", nodes.title("", "", *[one.deepcopy() for one in title]), ids=[name])
         for number, work in enumerate(works):
-            start = "The post it starts from: " if number == 1 else ""
+            start = f"The post{'s' * bool(works[2:])} it starts from: " if number == 1 else ""
             section += nodes.paragraph("", start, *sentence(work))
         if docname:
             section[1].append(nodes.Text(" "))

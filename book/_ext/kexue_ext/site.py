@@ -97,7 +97,8 @@ def head(app, pagename, templatename, context, doctree):
     titles = app.env.titles
     title = words.plain(words.pieces(titles[pagename])) if pagename in titles else ""
     # Of pages that Sphinx makes the title is HTML, and the index and the search bring theirs later.
-    title = title or re.sub(r"<[^>]+>", "", context.get("title") or "") or pagename.capitalize()
+    title = title or re.sub(r"<[^>]+>", "", context.get("title") or "")
+    title = title or {"genindex": "Index"}.get(pagename, pagename.capitalize())
     found, text = context.get("metatags") or "", description(app, doctree, title)
     if own := re.search(r'<meta (?=[^>]*name="description")[^>]*content="([^"]*)"[^>]*>', found):
         found, text = found.replace(own[0], ""), unescape(own[1])  # the page's html_meta
