@@ -28,7 +28,7 @@ authors:
 SOURCE = """
 Source: Su Jianlin, *系列（一）：100% of A_b & $*, [kexue.fm/archives/11](https://kexue.fm/archives/11),
 1 June 2022; *（二）：“苏剑林”*, [kexue.fm/archives/12](https://kexue.fm/archives/12), 12 December 2023.
-Papers: {cite}`author2000`, [not a post](https://example.org/paper), 3 March 2003.
+Papers: {cite}`author2000`, *No post*, [a paper](https://example.org/paper), 3 March 2003.
 """
 CLOSING = "\nTo cite this chapter, cite the book and the post.\n"
 # The part of the schema of CSL-JSON (citation-style-language/schema) that has what we write.
@@ -419,6 +419,10 @@ def test_a_new_commit_reaches_page_and_files_without_a_new_text(tmp_path, monkey
     assert commit[:12] in book.page("cite")
     assert f"Commit {commit}" in made(book)["book.ris"]
     assert "year = {2027}" in made(book)["one.bib"]
+    book.change("CITATION.cff", "1.2.3", "1.2.4")
+    assert book.build() == ""
+    assert "version 1.2.4" in book.page("cite")
+    assert "commit" not in book.page("cite").partition("</article>")[0].partition("<article")[2].lower()
 
 
 def test_a_chapter_without_source_is_refused(tmp_path):

@@ -193,6 +193,7 @@ def test_the_feed_has_the_versions_that_are_released(made):
         ("Short.", 6, "Short."),
         ("One sentence. Another one.", 20, "One sentence."),
         ("One. Another sentence, and more of it.", 24, "One. Another sentence…"),
+        ("One two three. Four. Five six.", 18, "One two three."),
         ("No end of words here", 11, "No end of…"),
     ],
 )

@@ -5,7 +5,6 @@ What is cited stands in CITATION.cff (title, authors, version), in the chapter (
 The day of the build is nowhere: the same commit gives the same bytes.
 """
 
-import hashlib
 import json
 import re
 import subprocess
@@ -354,16 +353,8 @@ def fill(app, doctree, docname):
             text.parent.replace(text, [link, nodes.Text(text.astext().removeprefix(SENTENCE))])
 
 
-def outdated(app, env, added, changed, removed):
-    """Read the page again if commit or CITATION.cff changed."""
-    path = Path(app.srcdir, "CITATION.cff")
-    state = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "", history(app.srcdir)
-    same, env.kexue_cited = getattr(env, "kexue_cited", state) == state, state
-    return [] if same or PAGE not in env.found_docs or PAGE in removed else [PAGE]
-
-
 def dependents(app, env):
-    """Write the page again with any other: it shows titles and sources."""
+    """Write the page in every build: it shows titles and sources of others, commit and CITATION.cff."""
     return [PAGE] if PAGE in env.found_docs else []
 
 
@@ -381,7 +372,6 @@ def write(app, error):
 def setup(app):
     """Register what this file defines."""
     app.add_directive("kexue-cite", Cite)
-    app.connect("env-get-outdated", outdated)
     app.connect("env-get-updated", dependents)
     app.connect("doctree-resolved", fill)
     app.connect("build-finished", write)
