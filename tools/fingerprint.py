@@ -9,14 +9,17 @@ import ast
 import contextlib
 import hashlib
 import json
+import os
 import platform
 import re
+import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ("_config.yml", "_toc.yml", "requirements.lock", "tools")
+ABOUT = ("CITATION.cff", "CHANGELOG.md")
 MATTERS = {"parameters", "skip-execution", "raises-exception"}  # tags that change an execution
 
 
@@ -106,12 +109,31 @@ def chapter(notebook):
     return digest(versions(), json.dumps(code), *how, *sources, *data)
 
 
+def commit():
+    """Return the commit that the book is cited with: none without git, or if a source was changed since."""
+    git, sources = ["git", "-c", "safe.directory=*"], ("book", "kexue_lib", "results", *SETTINGS, *ABOUT)
+    asked = ["rev-parse", "HEAD"], ["status", "--porcelain", "--", *sources]
+    try:
+        head, changed = (
+            subprocess.run([*git, *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+            for words in asked
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return "" if changed else head
+
+
 def everything():
     """Return the hash of all that the book is made from."""
-    return digest(versions(), *files("book", "kexue_lib", "results", *SETTINGS))
+    return digest(versions(), address(), commit(), *files("book", "kexue_lib", "results", *SETTINGS, *ABOUT))
+
+
+def address():
+    """Return where the book will be, if it is not _config.yml that says so."""
+    return os.environ.get("KEXUE_BASEURL", "")
 
 
 def skeleton():
     """Return the hash of what can change every page."""
     below = ("_ext", "_static", "_templates", "references.bib")
-    return digest(versions(), *files("results", *SETTINGS, *(f"book/{name}" for name in below)))
+    return digest(versions(), address(), *files("results", *SETTINGS, *(f"book/{name}" for name in below)))

@@ -10,7 +10,7 @@ from myst_nb.core.read import is_myst_markdown_notebook
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
 
-from kexue_ext import benchmarks, download, ledger, library, outputs, status, sweeps, swift
+from kexue_ext import benchmarks, cite, download, ledger, library, outputs, site, status, sweeps, swift
 
 LOG = logging.getLogger(__name__)
 BODIES = {"exercise-content", "solution-content", "proof-content", "proof"}  # as their extensions name them
@@ -90,6 +90,8 @@ def setup(app):
     library.setup(app)
     status.setup(app)
     swift.setup(app)
+    cite.setup(app)
+    site.setup(app)
     app.add_directive("kexue-benchmarks", benchmarks.Benchmarks)
     app.add_directive("kexue-gpu", benchmarks.Gpu)
     app.add_directive("kexue-sweep", sweeps.Sweep)
