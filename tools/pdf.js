@@ -1,0 +1,94 @@
+// What tools/pdf.py does with the whole book in the browser before it is printed.
+
+// A sum that its box cannot hold is made smaller, down to this share; below it nobody could read it.
+const LEAST = 0.55;
+
+function prepare() {
+  for (const one of document.querySelectorAll('details')) one.open = true;
+  for (const one of document.querySelectorAll('.toggle-hidden')) one.classList.remove('toggle-hidden');
+}
+
+// The width that is left for an element beside what floats in its box (the number of an equation).
+function room(element) {
+  let box = element.parentElement;
+  while (getComputedStyle(box).display === 'inline') box = box.parentElement;
+  const style = getComputedStyle(box);
+  return box.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+}
+
+function fit() {
+  const found = { formulas: 0, tables: 0 };
+  for (const table of document.querySelectorAll('main table:not(.kexue-claims)')) {
+    const most = room(table);
+    let share = 1;
+    while (table.getBoundingClientRect().width > most + 1 && share > LEAST) {
+      share -= 0.05;
+      const style = table.style;
+      style.setProperty('--kexue-share', share);
+      for (const cell of table.querySelectorAll('td, th')) {
+        cell.style.fontSize = `${share}em`;
+        cell.style.paddingRight = `${0.8 * share}rem`;
+      }
+    }
+    found.tables += share < 1;
+  }
+  const measured = [];
+  for (const formula of document.querySelectorAll('main mjx-container')) {
+    const math = formula.querySelector('mjx-math');
+    if (!math) continue;
+    const number = formula.parentElement.querySelector(':scope > .eqno');
+    measured.push([formula, math.getBoundingClientRect().width, room(formula), number?.offsetWidth ?? 0]);
+  }
+  for (const [formula, width, most, number] of measured) {
+    const beside = most - (number ? number + 8 : 0);
+    let share = width <= beside ? 1 : beside / width;
+    if (share < 0.8) share = Math.min(1, most / width); // the number then stands above
+    if (share < 1) {
+      share = Math.max(LEAST, 0.985 * share);
+      const now = parseFloat(getComputedStyle(formula).fontSize);
+      formula.style.fontSize = `${share * now}px`;
+      found.formulas += 1;
+    }
+  }
+  return found;
+}
+
+// Everything on the pages that a reader would call broken; each as one line of text.
+function faults() {
+  const found = [];
+  const main = document.querySelector('main').getBoundingClientRect();
+  const where = (e) => {
+    const page = e.closest('article')?.id.replace(/--$/, '') ?? '?';
+    const words = (e.closest('section')?.querySelector('h1, h2, h3')?.textContent ?? '').slice(0, 50);
+    return `${page}, ${words || 'top'}: ${e.textContent.replace(/\s+/g, ' ').slice(0, 60)}`;
+  };
+  const kinds = 'mjx-math, pre, table, svg, img, p, li, dt, h1, h2, h3, figure, code, output';
+  for (const e of document.querySelectorAll('main :is(' + kinds + ')')) {
+    if (e.tagName === 'svg' && e.parentElement.closest('svg')) continue;
+    const box = e.getBoundingClientRect();
+    if (!box.width || !box.height) continue;
+    const wide = box.right > main.right + 1.5 || box.left < main.left - 1.5;
+    if (wide || (e.tagName === 'PRE' && e.scrollWidth > e.clientWidth + 1)) {
+      const over = Math.max(box.right - main.right, main.left - box.left, e.scrollWidth - e.clientWidth);
+      found.push(`${e.tagName.toLowerCase()} ${Math.round(over)} px too wide (${where(e)})`);
+    }
+  }
+  for (const e of document.querySelectorAll('mjx-merror')) found.push(`formula in error (${where(e)})`);
+  for (const e of document.querySelectorAll('main :is(span, div).math')) {
+    if (!e.querySelector('mjx-container')) found.push(`formula not set (${where(e)})`);
+  }
+  for (const e of document.querySelectorAll('main img')) {
+    if (!e.naturalWidth) found.push(`picture not found: ${e.getAttribute('src').slice(0, 60)}`);
+  }
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    if (texts.currentNode.data.includes('\uFFFD')) {
+      found.push(`a character was lost (${where(texts.currentNode.parentElement)})`);
+    }
+  }
+  for (const e of document.querySelectorAll('a[href^="#"]')) {
+    const id = decodeURIComponent(e.getAttribute('href').slice(1));
+    if (!document.getElementById(id)) found.push(`a link leads nowhere: #${id}`);
+  }
+  return found;
+}
