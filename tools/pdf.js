@@ -6,6 +6,10 @@ const LEAST = 0.55;
 function prepare() {
   for (const one of document.querySelectorAll('details')) one.open = true;
   for (const one of document.querySelectorAll('.toggle-hidden')) one.classList.remove('toggle-hidden');
+  // Code of a few lines stays on one page.
+  for (const one of document.querySelectorAll('pre')) {
+    if (one.textContent.split('\n').length < 22) one.parentElement.classList.add('short');
+  }
 }
 
 // The width that is left for an element beside what floats in its box (the number of an equation).
@@ -41,7 +45,7 @@ function fit() {
   }
   for (const [formula, width, most, number] of measured) {
     const beside = most - (number ? number + 8 : 0);
-    let share = width <= beside ? 1 : beside / width;
+    let share = width <= beside + 1 ? 1 : beside / width;
     if (share < 0.8) share = Math.min(1, most / width); // the number then stands above
     if (share < 1) {
       share = Math.max(LEAST, 0.985 * share);

@@ -30,7 +30,7 @@ PROGRAMS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-brows
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"]
 FLAGS += ["--disable-background-networking", "--disable-sync", "--font-render-hinting=none"]
 SITE = "http://book.invalid/"  # answered from files; the name cannot exist
-WIDTH = 643  # of the text, 170 mm, in CSS pixels
+WIDTH = 612  # of the text, 162 mm, in CSS pixels
 SUBTITLE = "The mathematics of Su Jianlin’s blog, derived, machine-checked, implemented and measured"
 LICENCES = "Text and figures: CC BY-NC-SA 4.0. Code: MIT."
 TAG = re.compile(r"<[a-zA-Z][^<>]*>")
@@ -158,10 +158,9 @@ def document(about, parts, texts, numbers):
         bodies.append(
             f'<article class="bd-article {kind}" id="{name(page)}">{moved(texts[page], page, pages)}</article>\n'
         )
-    styles = re.findall(r'<link[^>]*rel="stylesheet"[^>]*>', about["head"])
+    sheets = re.findall(r'<link[^>]*href="([^"]*)"[^>]*rel="stylesheet"|rel="stylesheet"[^>]*href="([^"]*)"', about["head"])
     styles = "".join(
-        f'<link rel="stylesheet" href="{urljoin(SITE + "book/", re.search(r"href=.([^\"]*)", s)[1])}">'
-        for s in styles
+        f'<link rel="stylesheet" href="{urljoin(SITE + "book/", one or other)}">' for one, other in sheets
     )
     listed = contents(parts, texts, numbers)
     esc = {key: html.escape(value) for key, value in about.items() if key != "head"}
@@ -249,3 +248,224 @@ class Press:
 def printed(tab):
     """Return the PDF of a tab."""
     return tab.pdf(prefer_css_page_size=True, print_background=True, tagged=True, outline=True)
+
+
+# -- the file ---------------------------------------------------------------------------------
+
+
+class File:
+    """As much of the form of a PDF as chromium writes: numbered objects, a table of them, streams."""
+
+    def __init__(self, data):
+        self.data, self.places = data, {}
+        try:
+            self.root, start, seen = None, int(re.findall(rb"startxref\s+(\d+)\s+%%EOF", data)[-1]), set()
+            while start not in seen:
+                seen.add(start)
+                end = data.index(b"startxref", start)
+                head, _, trailer = data[start:end].partition(b"trailer")
+                lines = iter(head.splitlines()[1:])
+                for line in lines:
+                    first, count = map(int, line.split())
+                    for number in range(first, first + count):
+                        offset, _, kind = next(lines).split()
+                        if kind == b"n":
+                            self.places.setdefault(number, int(offset))
+                self.root = self.root or int(re.search(rb"/Root (\d+) 0 R", trailer)[1])
+                self.size = max(self.places) + 1
+                if before := re.search(rb"/Prev (\d+)", trailer):
+                    start = int(before[1])
+        except (IndexError, ValueError, TypeError, StopIteration):
+            raise Refused("the file that the browser printed is not a whole PDF: run make pdf again") from None
+
+    def object(self, number):
+        """Return the text of an object, without its stream."""
+        start = self.places[number]
+        end = min(i for i in (self.data.find(w, start) for w in (b"endobj", b"stream\n", b"stream\r")) if i > 0)
+        return self.data[start:end].split(b"obj", 1)[1].strip()
+
+    def stream(self, number):
+        """Return the decoded stream of an object."""
+        start = self.data.index(b"stream", self.places[number]) + 6
+        start += 2 if self.data[start : start + 1] == b"\r" else 1
+        raw = self.data[start : start + int(re.search(rb"/Length (\d+)", self.object(number))[1])]
+        return zlib.decompress(raw) if b"/FlateDecode" in self.object(number) else raw
+
+    def pages(self):
+        """Return the numbers of the objects of all pages, in their order."""
+        found, todo = [], [int(re.search(rb"/Pages (\d+) 0 R", self.object(self.root))[1])]
+        while todo:
+            number = todo.pop()
+            kids = re.search(rb"/Kids\s*\[(.*?)\]", self.object(number), re.S)
+            if kids:
+                todo += reversed([int(n) for n in re.findall(rb"(\d+) 0 R", kids[1])])
+            else:
+                found.append(number)
+        return found
+
+    def destinations(self):
+        """Return name → number of the page (from 1) of all places that a link can lead to."""
+        order = {number: i for i, number in enumerate(self.pages(), 1)}
+        table = re.search(rb"/Dests (\d+) 0 R", self.object(self.root))
+        entries = re.findall(rb"/(\S+)\s*\[(\d+) 0 R", self.object(int(table[1]))) if table else []
+        return {named(key): order[int(page)] for key, page in entries}
+
+    def links(self):
+        """Return the names that the links and the outline lead to, and the addresses outside."""
+        inside, outside = [], []
+        for number in self.places:
+            text = self.object(number)
+            if match := re.search(rb"/Dest /([^\s/>]+)", text):
+                inside.append(named(match[1]))
+            if b"/Link" in text and (match := re.search(rb"/URI \((.*?)(?<!\\)\)", text)):
+                outside.append(match[1].decode("latin-1"))
+        return inside, outside
+
+    def outline(self, number=None, level=1):
+        """Yield level, title and destination of every entry of the outline."""
+        if number is None:
+            match = re.search(rb"/Outlines (\d+) 0 R", self.object(self.root))
+            match = match and re.search(rb"/First (\d+) 0 R", self.object(int(match[1])))
+            number = int(match[1]) if match else 0
+        while number:
+            text = self.object(number)
+            title = bytes.fromhex(re.search(rb"/Title <([0-9A-F]*)>", text)[1].decode()).decode("utf-16")
+            yield level, title, named(re.search(rb"/Dest /([^\s/>]+)", text)[1])
+            if first := re.search(rb"/First (\d+) 0 R", text):
+                yield from self.outline(int(first[1]), level + 1)
+            after = re.search(rb"/Next (\d+) 0 R", text)
+            number = int(after[1]) if after else 0
+
+    def resources(self, number):
+        """Return what a page or a form names: kind and name → object."""
+        text = self.object(number)
+        if match := re.search(rb"/Resources (\d+) 0 R", text):
+            text = self.object(int(match[1]))
+        found = {}
+        for kind in (b"Font", b"XObject"):
+            if match := re.search(rb"/%s\s*(?:<<(.*?)>>|(\d+) 0 R)" % kind, text, re.S):
+                inner = match[1] if match[1] is not None else self.object(int(match[2]))
+                found[kind] = {key: int(n) for key, n in re.findall(rb"/(\S+)\s+(\d+) 0 R", inner)}
+        return found
+
+    def drawn(self, page):
+        """Yield what draws a page: (resources, operators) of it and of the forms it uses."""
+        todo, seen = [page], set()
+        while todo:
+            number = todo.pop()
+            if number in seen:
+                continue
+            seen.add(number)
+            text, named_here = self.object(number), self.resources(number)
+            if b"/Type /Page" in text:
+                inner = re.search(rb"/Contents\s*(?:\[(.*?)\]|(\d+ 0 R))", text, re.S)
+                streams = re.findall(rb"(\d+) 0 R", inner[1] or inner[2]) if inner else []
+                operators = b"\n".join(self.stream(int(n)) for n in streams)
+            elif b"/Subtype /Form" in text:
+                operators = self.stream(number)
+            else:
+                continue
+            yield named_here, operators
+            todo += named_here.get(b"XObject", {}).values()
+
+    def glyphless(self, page):
+        """Return how many characters of a page no font could draw: chromium gives them the code 0."""
+        count = 0
+        for names, operators in self.drawn(page):
+            two = True
+            for font, text in re.findall(rb"/(\S+) [-\d.]+ Tf|<([0-9A-Fa-f]+)>", operators):
+                if font:
+                    two = b"/Type0" in self.object(names[b"Font"][font])
+                else:
+                    step = 4 if two else 2
+                    count += sum(not int(text[i : i + step], 16) for i in range(0, len(text), step))
+        return count
+
+    def fonts_outside(self):
+        """Return the fonts that are named but not in the file."""
+        bad = []
+        for number in self.places:
+            text = self.object(number)
+            if re.search(rb"/Type /FontDescriptor", text) and not re.search(rb"/FontFile[23]? ", text):
+                bad.append(re.search(rb"/FontName /(\S+)", text)[1].decode("latin-1"))
+            elif re.search(rb"/Type /Font\b(?!Desc)", text) and b"/Subtype /Type1" in text:
+                if b"/FontDescriptor" not in text:
+                    bad.append(re.search(rb"/BaseFont /(\S+)", text)[1].decode("latin-1"))
+        return bad
+
+    def with_(self, objects):
+        """Return the file with objects added or replaced, as PDF foresees it: at its end."""
+        pieces, table, at = [self.data.rstrip(b"\n") + b"\n"], [], 0
+        at = len(pieces[0])
+        for number, text in sorted(objects.items()):
+            piece = b"%d 0 obj\n%s\nendobj\n" % (number, text)
+            table.append(b"%d 1\n%010d 00000 n \n" % (number, at))
+            pieces.append(piece)
+            at += len(piece)
+        last = int(re.findall(rb"startxref\s+(\d+)\s+%%EOF", self.data)[-1])
+        size = max(self.size, max(objects) + 1)
+        trailer = b"<</Size %d /Root %d 0 R /Info %d 0 R /Prev %d>>" % (size, self.root, self.info(), last)
+        pieces += [b"xref\n", *table, b"trailer\n", trailer, b"\nstartxref\n%d\n%%%%EOF\n" % at]
+        return b"".join(pieces)
+
+    def info(self):
+        """Return the number of the object that tells title and author."""
+        return int(re.findall(rb"/Info (\d+) 0 R", self.data)[-1])
+
+
+def named(key):
+    """Return a name of PDF as text."""
+    return re.sub(rb"#([0-9A-Fa-f]{2})", lambda m: bytes([int(m[1], 16)]), key).decode("utf-8", "replace")
+
+
+def string(text):
+    """Return text as a string of PDF."""
+    return b"<" + ("\ufeff" + text).encode("utf-16-be").hex().upper().encode() + b">"
+
+
+def key(text):
+    """Return text as a name of PDF, in the way of chromium."""
+    plain_ones = b"!\"$&'*+,-.:;=?@\\^_`|~"
+    keep = lambda c: chr(c).isascii() and (chr(c).isalnum() or c in plain_ones)  # noqa: E731
+    return b"/" + b"".join(bytes([c]) if keep(c) else b"#%02X" % c for c in text.encode())
+
+
+def bound(data, about, entries):
+    """Return a printed file with the outline `entries` (level, title, name) and what it is about."""
+    file = File(data)
+    known = file.destinations()
+    top = file.size
+    number = {i: top + 1 + i for i in range(len(entries))}
+    parents, stack = {}, []  # stack: the open entries, outermost first
+    for i, (level, _, _) in enumerate(entries):
+        while stack and entries[stack[-1]][0] >= level:
+            stack.pop()
+        parents[i] = stack[-1] if stack else None
+        stack.append(i)
+    children = {}
+    for i, parent in parents.items():
+        children.setdefault(parent, []).append(i)
+    objects = {}
+    for parent, several in children.items():
+        for k, i in enumerate(several):
+            _, title, place = entries[i]
+            if place not in known:
+                raise Refused(f"the outline leads nowhere at {title}: run make clean and then make pdf")
+            text = b"<</Title %s /Dest %s /Parent %d 0 R" % (
+                string(title), key(place), top if parent is None else number[parent],
+            )  # fmt: skip
+            text += b" /Prev %d 0 R" % number[several[k - 1]] if k else b""
+            text += b" /Next %d 0 R" % number[several[k + 1]] if k + 1 < len(several) else b""
+            if inner := children.get(i):  # closed: a minus before their count
+                text += b" /First %d 0 R /Last %d 0 R /Count -%d" % (number[inner[0]], number[inner[-1]], len(inner))
+            objects[number[i]] = text + b">>"
+    first, last = number[children[None][0]], number[children[None][-1]]
+    objects[top] = b"<</Type /Outlines /First %d 0 R /Last %d 0 R /Count %d>>" % (first, last, len(children[None]))
+    root = re.sub(rb"/(?:Outlines \d+ 0 R|PageMode /\w+)\s*", b"", file.object(file.root))
+    objects[file.root] = root.removesuffix(b">>") + b" /Outlines %d 0 R /PageMode /UseOutlines>>" % top
+    when = about["moment"].strftime("D:%Y%m%d%H%M%S+00'00'").encode()
+    told = {"Title": about["title"], "Author": about["author"], "Subject": about["subtitle"]}
+    told |= {"Keywords": about["edition"], "Creator": about["creator"]}
+    info = b"".join(b"/%s %s " % (name_.encode(), string(value)) for name_, value in told.items())
+    objects[file.info()] = b"<<%s/Producer (Skia/PDF) /CreationDate (%s) /ModDate (%s)>>" % (info, when, when)
+    return file.with_(objects)
