@@ -2,6 +2,7 @@
 
 // A sum that its box cannot hold is made smaller, down to this share; below it nobody could read it.
 const LEAST = 0.55;
+const WIDE = 300; // a bracket of this many pixels is broken, too
 
 function prepare() {
   for (const one of document.querySelectorAll('details')) one.open = true;
@@ -20,8 +21,31 @@ function room(element) {
   return box.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
 }
 
+// After these a line may end: = + - < > ≤ ≥ ≈ ≠ → , and the like.
+const BREAKS = /\bmjx-c(3D|2B|2212|3C|3E|2264|2265|2248|2260|2192|2C|223C|D7|22C5)\b/;
+
+function broken(formula, math) {
+  const loose = { display: 'inline', whiteSpace: 'nowrap', lineHeight: 'normal' };
+  Object.assign(formula.style, loose);
+  Object.assign(math.style, loose);
+  const open = (box) => {
+    const parts = [...box.children];
+    for (const part of parts) {
+      if (part.tagName === 'MJX-MO' && BREAKS.test(part.innerHTML)) {
+        const chance = document.createElement('wbr');
+        chance.style.whiteSpace = 'normal';
+        part.after(chance);
+      } else if (/^MJX-(MROW|TEXATOM|MSTYLE)$/.test(part.tagName) && (parts.length === 1 || part.offsetWidth > WIDE)) {
+        part.style.display = 'inline';
+        open(part);
+      }
+    }
+  };
+  open(math);
+}
+
 function fit() {
-  const found = { formulas: 0, tables: 0 };
+  const found = { formulas: 0, tables: 0, broken: 0 };
   for (const table of document.querySelectorAll('main table:not(.kexue-claims)')) {
     const most = room(table);
     let share = 1;
@@ -46,6 +70,11 @@ function fit() {
   for (const [formula, width, most, number] of measured) {
     const beside = most - (number ? number + 8 : 0);
     let share = width <= beside + 1 ? 1 : beside / width;
+    if (!number && share < 0.8 && formula.getAttribute('display') !== 'true') {
+      broken(formula, math); // in a line of text: it goes on in the next one
+      found.broken += 1;
+      continue;
+    }
     if (share < 0.8) share = Math.min(1, most / width); // the number then stands above
     if (share < 1) {
       share = Math.max(LEAST, 0.985 * share);
@@ -71,6 +100,16 @@ function faults() {
     if (e.tagName === 'svg' && e.parentElement.closest('svg')) continue;
     const box = e.getBoundingClientRect();
     if (!box.width || !box.height) continue;
+    if (e.tagName === 'MJX-MATH' && e.style.display === 'inline') {
+      for (const part of e.querySelectorAll('*')) {
+        const inner = part.getBoundingClientRect();
+        if (inner.right > main.right + 1.5) {
+          found.push(`formula ${Math.round(inner.right - main.right)} px too wide (${where(e)})`);
+          break;
+        }
+      }
+      continue;
+    }
     const wide = box.right > main.right + 1.5 || box.left < main.left - 1.5;
     if (wide || (e.tagName === 'PRE' && e.scrollWidth > e.clientWidth + 1)) {
       const over = Math.max(box.right - main.right, main.left - box.left, e.scrollWidth - e.clientWidth);

@@ -163,7 +163,7 @@ def document(about, parts, texts, numbers):
         f'<link rel="stylesheet" href="{urljoin(SITE + "book/", one or other)}">' for one, other in sheets
     )
     listed = contents(parts, texts, numbers)
-    esc = {key: html.escape(value) for key, value in about.items() if key != "head"}
+    esc = {key: html.escape(value) for key, value in about.items() if isinstance(value, str)}
     return f"""<!DOCTYPE html>
 <html lang="{esc["language"]}" data-theme="light" data-mode="light">
 <head><meta charset="utf-8"><title>{esc["title"]}</title>{styles}
@@ -176,7 +176,7 @@ def document(about, parts, texts, numbers):
 <body><main class="bd-main"><div class="bd-content"><div class="bd-article-container">
 <div class="kexue-title"><div><p class="name">{esc["title"]}</p><p class="about">{esc["subtitle"]}</p>
 <p>{esc["author"]}</p></div><p class="small">{esc["edition"]}<br>{esc["licences"]}</p></div>
-<article class="bd-article kexue-contents"><h1>Contents</h1>{listed}</article>
+<article class="bd-article kexue-contents" id="contents--"><h1><a href="#contents--">Contents</a></h1>{listed}</article>
 {"".join(bodies)}</div></div></main></body></html>"""
 
 
@@ -245,9 +245,9 @@ class Press:
         )
 
 
-def printed(tab):
-    """Return the PDF of a tab."""
-    return tab.pdf(prefer_css_page_size=True, print_background=True, tagged=True, outline=True)
+def printed(tab, tagged=True):
+    """Return the PDF of a tab. Chromium's own outline leaves out headings at the top of a page."""
+    return tab.pdf(prefer_css_page_size=True, print_background=True, tagged=tagged, outline=False)
 
 
 # -- the file ---------------------------------------------------------------------------------
@@ -281,8 +281,8 @@ class File:
     def object(self, number):
         """Return the text of an object, without its stream."""
         start = self.places[number]
-        end = min(i for i in (self.data.find(w, start) for w in (b"endobj", b"stream\n", b"stream\r")) if i > 0)
-        return self.data[start:end].split(b"obj", 1)[1].strip()
+        whole = self.data[start : self.data.index(b"endobj", start)]
+        return re.split(rb"stream\r?\n", whole.split(b"obj", 1)[1], maxsplit=1)[0].strip()
 
     def stream(self, number):
         """Return the decoded stream of an object."""
@@ -386,11 +386,12 @@ class File:
         bad = []
         for number in self.places:
             text = self.object(number)
-            if re.search(rb"/Type /FontDescriptor", text) and not re.search(rb"/FontFile[23]? ", text):
-                bad.append(re.search(rb"/FontName /(\S+)", text)[1].decode("latin-1"))
-            elif re.search(rb"/Type /Font\b(?!Desc)", text) and b"/Subtype /Type1" in text:
-                if b"/FontDescriptor" not in text:
-                    bad.append(re.search(rb"/BaseFont /(\S+)", text)[1].decode("latin-1"))
+            drawn = re.search(rb"/Subtype /Type[03]\b", text)  # by its parts, or by operators in the file
+            if not re.search(rb"/Type /Font\b", text) or drawn:
+                continue
+            about_it = re.search(rb"/FontDescriptor (\d+) 0 R", text)
+            if not about_it or not re.search(rb"/FontFile[23]? ", self.object(int(about_it[1]))):
+                bad.append(re.search(rb"/BaseFont /(\S+)", text)[1].decode("latin-1"))
         return bad
 
     def with_(self, objects):
@@ -469,3 +470,145 @@ def bound(data, about, entries):
     info = b"".join(b"/%s %s " % (name_.encode(), string(value)) for name_, value in told.items())
     objects[file.info()] = b"<<%s/Producer (Skia/PDF) /CreationDate (%s) /ModDate (%s)>>" % (info, when, when)
     return file.with_(objects)
+
+
+# -- the book ---------------------------------------------------------------------------------
+
+
+def git(*words):
+    """Return what git says, or nothing where the sources came without it."""
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def about(root=HTML, pages=("book/intro",)):
+    """Return what the title page and the file say about the book."""
+    import yaml
+
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)[1]
+    seconds = os.environ.get("SOURCE_DATE_EPOCH") or git("log", "-1", "--format=%ct")
+    moment = datetime.fromtimestamp(int(seconds), UTC) if seconds else datetime(1970, 1, 1, tzinfo=UTC)
+    commit, changed = git("rev-parse", "--short=12", "HEAD"), git("status", "--porcelain")
+    edition = f"Version {version}"
+    if commit:
+        edition += f", {moment.day} {moment:%B %Y}, commit {commit}{' with changes' if changed else ''}"
+    page = (root / f"{pages[0]}.html").read_text("utf-8")
+    language = re.search(r'<html lang="([\w-]+)"', page)
+    return {
+        "title": config["title"],
+        "author": config["author"],
+        "subtitle": SUBTITLE,
+        "edition": edition,
+        "licences": LICENCES,
+        "language": language[1] if language else "en",
+        "head": page.partition("</head>")[0],
+        "creator": f"kexue_lib {version}",
+        "moment": moment,
+    }
+
+
+def bookmarks(parts, texts):
+    """Return the entries of the outline: parts, their pages, the sections of these."""
+    entries = [(1, "Contents", "contents--")]
+    for caption, pages in parts:
+        if caption:
+            entries.append((1, caption, name(pages[0])))
+        for page in pages:
+            for level, place, words in headings(texts[page]):
+                if level == 1:
+                    entries.append((2 if caption else 1, plain(words), name(page)))
+                elif not page.startswith("book/api/"):
+                    entries.append((3 if caption else 2, plain(words), name(page, place)))
+    return entries
+
+
+def faults(data, chapters):
+    """Return what is wrong with a finished file."""
+    file = File(data)
+    known, pages = file.destinations(), file.pages()
+    inside, outside = file.links()
+    found = [f"a link leads nowhere: {place}" for place in sorted({*inside} - known.keys())]
+    found += [f"a link leads out of the book into its pages: {one}" for one in outside if one.startswith(SITE)]
+    found += [f"a font is not embedded: {one}" for one in file.fonts_outside()]
+    for i, page in enumerate(pages, 1):
+        if count := file.glyphless(page):
+            found.append(f"page {i}: no font has {count} of its characters (install fonts-dejavu)")
+    listed = {place for _, _, place in file.outline()}
+    found += [f"the outline lacks {page}" for page in chapters if name(page) not in listed]
+    return found
+
+
+def make(parts, root=HTML, said=lambda text: None):
+    """Return the PDF of the pages in parts; raise Refused for what could not be read on paper."""
+    texts = {page: article(page, root) for _, pages in parts for page in pages}
+    what = about(root, list(texts))
+    with Press(root) as press:
+        tab = press.open(document(what, parts, texts, {}))
+        said("formulas set")
+        shrunk = tab.evaluate("fit()")
+        wrong = tab.evaluate("faults()")
+        if wrong:
+            raise Refused("the pages cannot be printed as they are:\n    " + "\n    ".join(wrong))
+        said(f"{shrunk['formulas']} formulas and {shrunk['tables']} tables made smaller to fit")
+        known = File(printed(tab, tagged=False)).destinations()
+        said("pages numbered")
+        press.numbers(tab, known)
+        data = printed(tab)
+        if File(data).destinations() != known:
+            raise Refused("the numbers of the pages changed while they were written: run make pdf again")
+    data = bound(data, what, bookmarks(parts, texts))
+    if wrong := faults(data, texts):
+        raise Refused("the printed file has faults:\n    " + "\n    ".join(wrong))
+    return data
+
+
+def write(data, target=PDF):
+    """Put the file in its place, as a whole or not at all."""
+    beside = target.with_name(f".{target.name}.new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def main():
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    from playwright.sync_api import Error
+
+    begun = time.monotonic()
+
+    def said(text):
+        print(f"   {time.monotonic() - begun:6.1f} s  {text}", flush=True)
+
+    print("== PDF", flush=True)
+    try:
+        data = make(toc(), said=said)
+        write(data)
+    except Refused as problem:
+        print(f"\npdf: {problem}", file=sys.stderr)
+    except Error as problem:
+        first = str(problem).strip().splitlines()[0]
+        print(f"\npdf: the browser failed ({first}): close other programs and try again.", file=sys.stderr)
+    except OSError as problem:
+        full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk is full: free some space and run make pdf again" if full else f"{problem}"
+        print(f"\npdf: {what}.", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\npdf: interrupted.", file=sys.stderr)
+        return 130
+    else:
+        print(f"{PDF}\n   {len(File(data).pages())} pages, {len(data) / 1e6:.1f} MB, {time.monotonic() - begun:.1f} s")
+        return 0
+    if PDF.exists():
+        print(f"\n{PDF.relative_to(ROOT)} is that of the last good run.", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
