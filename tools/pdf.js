@@ -9,7 +9,8 @@ function prepare() {
   for (const one of document.querySelectorAll('.toggle-hidden')) one.classList.remove('toggle-hidden');
   // Code of a few lines stays on one page.
   for (const one of document.querySelectorAll('pre')) {
-    if (one.textContent.split('\n').length < 22) one.parentElement.classList.add('short');
+    const box = one.closest('.cell_input') ?? one.parentElement;
+    if (one.textContent.split('\n').length < 22) box.classList.add('short');
   }
 }
 
@@ -19,6 +20,14 @@ function room(element) {
   while (getComputedStyle(box).display === 'inline') box = box.parentElement;
   const style = getComputedStyle(box);
   return box.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+}
+
+// A formula is one picture to a reader of the screen, told as its TeX, and not a hundred letters.
+function told() {
+  for (const item of MathJax.startup.document.math) {
+    item.typesetRoot?.setAttribute('role', 'img');
+    item.typesetRoot?.setAttribute('aria-label', item.math.trim().replace(/\s+/g, ' '));
+  }
 }
 
 // After these a line may end: = + - < > ≤ ≥ ≈ ≠ → , and the like.

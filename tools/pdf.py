@@ -232,7 +232,7 @@ class Press:
         tab.goto(f"{SITE}whole.html")
         tab.add_script_tag(path=ROOT / "tools" / "pdf.js")
         tab.evaluate("prepare()")
-        tab.evaluate("MathJax.startup.promise.then(() => document.fonts.ready).then(() => true)")
+        tab.evaluate("MathJax.startup.promise.then(() => document.fonts.ready).then(told)")
         return tab
 
     def numbers(self, tab, numbers):
