@@ -60,8 +60,6 @@ function fit() {
     let share = 1;
     while (table.getBoundingClientRect().width > most + 1 && share > LEAST) {
       share -= 0.05;
-      const style = table.style;
-      style.setProperty('--kexue-share', share);
       for (const cell of table.querySelectorAll('td, th')) {
         cell.style.fontSize = `${share}em`;
         cell.style.paddingRight = `${0.8 * share}rem`;
@@ -74,9 +72,9 @@ function fit() {
     const math = formula.querySelector('mjx-math');
     if (!math) continue;
     const number = formula.parentElement.querySelector(':scope > .eqno');
-    measured.push([formula, math.getBoundingClientRect().width, room(formula), number?.offsetWidth ?? 0]);
+    measured.push([formula, math, math.getBoundingClientRect().width, room(formula), number?.offsetWidth ?? 0]);
   }
-  for (const [formula, width, most, number] of measured) {
+  for (const [formula, math, width, most, number] of measured) {
     const beside = most - (number ? number + 8 : 0);
     let share = width <= beside + 1 ? 1 : beside / width;
     if (!number && share < 0.8 && formula.getAttribute('display') !== 'true') {
@@ -126,6 +124,9 @@ function faults() {
     }
   }
   for (const e of document.querySelectorAll('mjx-merror')) found.push(`formula in error (${where(e)})`);
+  for (const e of document.querySelectorAll('mjx-mtext[style*="red"]')) {
+    found.push(`unknown command in a formula (${where(e)})`); // MathJax writes its name in red
+  }
   for (const e of document.querySelectorAll('main :is(span, div).math')) {
     if (!e.querySelector('mjx-container')) found.push(`formula not set (${where(e)})`);
   }

@@ -34,7 +34,9 @@ WIDTH = 612  # of the text, 162 mm, in CSS pixels
 SUBTITLE = "The mathematics of Su Jianlin’s blog, derived, machine-checked, implemented and measured"
 LICENCES = "Text and figures: CC BY-NC-SA 4.0. Code: MIT."
 TAG = re.compile(r"<[a-zA-Z][^<>]*>")
-ATTRIBUTE = re.compile(r'(?<=\s)(id|href|for|aria-labelledby|aria-describedby|src|clip-path|style|fill)="([^"]*)"')
+ATTRIBUTE = re.compile(
+    r'(?<=\s)(id|href|for|aria-labelledby|aria-describedby|src|clip-path|style|fill)="([^"]*)"'
+)
 
 
 class Refused(Exception):
@@ -88,7 +90,12 @@ def moved(text, page, pages):
 
     text = re.sub(r"<script\b.*?</script>", "", text, flags=re.S)
     text = re.sub(r'<a class="(?:headerlink|viewcode-back)".*?</a>', "", text, flags=re.S)
-    text = re.sub(r'<a class="[^"]*" href="[^"]*_modules/[^"]*"><span class="viewcode-link">.*?</a>', "", text, flags=re.S)
+    text = re.sub(
+        r'<a class="[^"]*" href="[^"]*_modules/[^"]*"><span class="viewcode-link">.*?</a>',
+        "",
+        text,
+        flags=re.S,
+    )
     return TAG.sub(lambda tag: ATTRIBUTE.sub(one, tag[0]), text)
 
 
@@ -124,7 +131,9 @@ def contents(parts, texts, numbers):
     def line(page, fragment, words):
         place = name(page, fragment)
         shown = numbers.get(place, "000")
-        return f'<a href="#{place}"><span>{moved(words, page, ())}</span><span class="number">{shown}</span></a>'
+        return (
+            f'<a href="#{place}"><span>{moved(words, page, ())}</span><span class="number">{shown}</span></a>'
+        )
 
     pieces = []
     for caption, pages in parts:
@@ -154,11 +163,15 @@ def document(about, parts, texts, numbers):
     for page in [page for _, several in parts for page in several]:
         title = plain(next((words for level, _, words in headings(texts[page]) if level == 1), page))
         kind = "k-" + re.sub(r"\W", "-", name(page))
-        heads.append(f'@page {kind} {{ @top-center {{ content: "{title}"; }} }}\n.{kind} {{ page: {kind} }}\n')
+        heads.append(
+            f'@page {kind} {{ @top-center {{ content: "{title}"; }} }}\n.{kind} {{ page: {kind} }}\n'
+        )
         bodies.append(
             f'<article class="bd-article {kind}" id="{name(page)}">{moved(texts[page], page, pages)}</article>\n'
         )
-    sheets = re.findall(r'<link[^>]*href="([^"]*)"[^>]*rel="stylesheet"|rel="stylesheet"[^>]*href="([^"]*)"', about["head"])
+    sheets = re.findall(
+        r'<link[^>]*href="([^"]*)"[^>]*rel="stylesheet"|rel="stylesheet"[^>]*href="([^"]*)"', about["head"]
+    )
     styles = "".join(
         f'<link rel="stylesheet" href="{urljoin(SITE + "book/", one or other)}">' for one, other in sheets
     )
@@ -171,7 +184,7 @@ def document(about, parts, texts, numbers):
 @page {{ @top-center {{ font: italic 9pt "Liberation Serif", "DejaVu Serif", serif; color: #444; }} }}
 {"".join(heads)}</style>
 <script>window.MathJax = {{options: {{processHtmlClass: "tex2jax_process|mathjax_process|math|output_area",
-  enableAssistiveMml: false, enableMenu: false}}}}</script>
+  enableAssistiveMml: false, enableMenu: false}}, chtml: {{matchFontHeight: false, scale: 1.05}}}}</script>
 <script defer src="{SITE}_static/mathjax/tex-chtml.js"></script></head>
 <body><main class="bd-main"><div class="bd-content"><div class="bd-article-container">
 <div class="kexue-title"><div><p class="name">{esc["title"]}</p><p class="about">{esc["subtitle"]}</p>
@@ -276,7 +289,9 @@ class File:
                 if before := re.search(rb"/Prev (\d+)", trailer):
                     start = int(before[1])
         except (IndexError, ValueError, TypeError, StopIteration):
-            raise Refused("the file that the browser printed is not a whole PDF: run make pdf again") from None
+            raise Refused(
+                "the file that the browser printed is not a whole PDF: run make pdf again"
+            ) from None
 
     def object(self, number):
         """Return the text of an object, without its stream."""
@@ -458,10 +473,18 @@ def bound(data, about, entries):
             text += b" /Prev %d 0 R" % number[several[k - 1]] if k else b""
             text += b" /Next %d 0 R" % number[several[k + 1]] if k + 1 < len(several) else b""
             if inner := children.get(i):  # closed: a minus before their count
-                text += b" /First %d 0 R /Last %d 0 R /Count -%d" % (number[inner[0]], number[inner[-1]], len(inner))
+                text += b" /First %d 0 R /Last %d 0 R /Count -%d" % (
+                    number[inner[0]],
+                    number[inner[-1]],
+                    len(inner),
+                )
             objects[number[i]] = text + b">>"
     first, last = number[children[None][0]], number[children[None][-1]]
-    objects[top] = b"<</Type /Outlines /First %d 0 R /Last %d 0 R /Count %d>>" % (first, last, len(children[None]))
+    objects[top] = b"<</Type /Outlines /First %d 0 R /Last %d 0 R /Count %d>>" % (
+        first,
+        last,
+        len(children[None]),
+    )
     root = re.sub(rb"/(?:Outlines \d+ 0 R|PageMode /\w+)\s*", b"", file.object(file.root))
     objects[file.root] = root.removesuffix(b">>") + b" /Outlines %d 0 R /PageMode /UseOutlines>>" % top
     when = about["moment"].strftime("D:%Y%m%d%H%M%S+00'00'").encode()
@@ -532,7 +555,9 @@ def faults(data, chapters):
     known, pages = file.destinations(), file.pages()
     inside, outside = file.links()
     found = [f"a link leads nowhere: {place}" for place in sorted({*inside} - known.keys())]
-    found += [f"a link leads out of the book into its pages: {one}" for one in outside if one.startswith(SITE)]
+    found += [
+        f"a link leads out of the book into its pages: {one}" for one in outside if one.startswith(SITE)
+    ]
     found += [f"a font is not embedded: {one}" for one in file.fonts_outside()]
     for i, page in enumerate(pages, 1):
         if count := file.glyphless(page):
@@ -603,7 +628,9 @@ def main():
         print("\npdf: interrupted.", file=sys.stderr)
         return 130
     else:
-        print(f"{PDF}\n   {len(File(data).pages())} pages, {len(data) / 1e6:.1f} MB, {time.monotonic() - begun:.1f} s")
+        print(
+            f"{PDF}\n   {len(File(data).pages())} pages, {len(data) / 1e6:.1f} MB, {time.monotonic() - begun:.1f} s"
+        )
         return 0
     if PDF.exists():
         print(f"\n{PDF.relative_to(ROOT)} is that of the last good run.", file=sys.stderr)
