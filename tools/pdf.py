@@ -167,7 +167,8 @@ def document(about, parts, texts, numbers):
             f'@page {kind} {{ @top-center {{ content: "{title}"; }} }}\n.{kind} {{ page: {kind} }}\n'
         )
         bodies.append(
-            f'<article class="bd-article {kind}" id="{name(page)}">{moved(texts[page], page, pages)}</article>\n'
+            f'<article class="bd-article {kind}" id="{name(page)}">'
+            f"{moved(texts[page], page, pages)}</article>\n"
         )
     sheets = re.findall(
         r'<link[^>]*href="([^"]*)"[^>]*rel="stylesheet"|rel="stylesheet"[^>]*href="([^"]*)"', about["head"]
@@ -189,7 +190,8 @@ def document(about, parts, texts, numbers):
 <body><main class="bd-main"><div class="bd-content"><div class="bd-article-container">
 <div class="kexue-title"><div><p class="name">{esc["title"]}</p><p class="about">{esc["subtitle"]}</p>
 <p>{esc["author"]}</p></div><p class="small">{esc["edition"]}<br>{esc["licences"]}</p></div>
-<article class="bd-article kexue-contents" id="contents--"><h1><a href="#contents--">Contents</a></h1>{listed}</article>
+<article class="bd-article kexue-contents" id="contents--">
+<h1><a href="#contents--">Contents</a></h1>{listed}</article>
 {"".join(bodies)}</div></div></main></body></html>"""
 
 
@@ -628,9 +630,8 @@ def main():
         print("\npdf: interrupted.", file=sys.stderr)
         return 130
     else:
-        print(
-            f"{PDF}\n   {len(File(data).pages())} pages, {len(data) / 1e6:.1f} MB, {time.monotonic() - begun:.1f} s"
-        )
+        size = f"{len(File(data).pages())} pages, {len(data) / 1e6:.1f} MB"
+        print(f"{PDF}\n   {size}, {time.monotonic() - begun:.1f} s")
         return 0
     if PDF.exists():
         print(f"\n{PDF.relative_to(ROOT)} is that of the last good run.", file=sys.stderr)
