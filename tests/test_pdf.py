@@ -35,7 +35,7 @@ def pdf():
     return module
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def press(pdf):
     """What prints, if there is a browser; in continuous integration there must be one."""
     if not os.environ.get("CI") and not any(map(shutil.which, pdf.PROGRAMS)):
@@ -57,10 +57,15 @@ def site(folder, one=GOOD, two=OTHER):
     return folder
 
 
+@pytest.fixture(scope="module")
+def good(press, tmp_path_factory):
+    """The file that the two good pages make."""
+    return press.make(PARTS, site(tmp_path_factory.mktemp("good")))
+
+
 @pytest.mark.browser
-def test_two_pages_make_a_file_with_contents_outline_links_and_what_it_is_about(press, tmp_path):
-    data = press.make(PARTS, site(tmp_path))
-    file = press.File(data)
+def test_two_pages_make_a_file_with_contents_outline_links_and_what_it_is_about(press, good):
+    file = press.File(good)
     where = file.destinations()
     assert len(file.pages()) == 4  # title, contents, one, two
     assert list(file.outline()) == [
@@ -79,7 +84,7 @@ def test_two_pages_make_a_file_with_contents_outline_links_and_what_it_is_about(
     inside, outside = file.links()
     assert inside.count("two--there") == 3  # text, contents, outline
     assert outside == []  # what is not in the book is text
-    assert press.faults(data, ["book/one", "book/two"]) == []
+    assert press.faults(good, ["book/one", "book/two"]) == []
     info = file.object(file.info())
     assert press.string("Scientific Spaces, Executable") in info
     assert re.search(rb"/CreationDate \(D:\d{14}\+00'00'\)", info)
@@ -91,7 +96,7 @@ def test_what_nobody_could_read_is_not_printed(press, tmp_path):
     """Each fault alone would do; no remedy of the page's preparation hides it."""
     bad = """<article class="bd-article"><section id="one">
 <h1>1. One<a class="headerlink" href="#one">#</a></h1>
-<p><span class="math">\\(\\left( 1\\)</span> <span class="math">\\(\\frac{1\\)</span> 
+<p><span class="math">\\(\\left( 1\\)</span> <span class="math">\\(\\frac{1\\)</span>
 <span class="math">\\(\\nosuchmacro\\)</span> lost: \ufffd</p>
 <div class="math">\\[ \\sqrt{WIDE+WIDE+WIDE} \\]</div>
 <pre style="white-space:pre!important;width:900px">code</pre><img src="../no.png">
@@ -109,11 +114,9 @@ def test_what_nobody_could_read_is_not_printed(press, tmp_path):
 
 
 @pytest.mark.browser
-def test_a_character_without_a_glyph_and_a_font_left_out_are_found(press, tmp_path):
+def test_a_character_without_a_glyph_and_a_font_left_out_are_found(press, good, tmp_path):
     with pytest.raises(press.Refused, match=r"page 4: no font has 1 of its characters"):
         press.make(PARTS, site(tmp_path, two=OTHER.replace("END", "private: \ue123")))
-    (tmp_path / "good").mkdir()
-    good = press.make(PARTS, site(tmp_path / "good"))
     for old, new, said in (
         (b"/FontFile2 ", b"/FontNone2 ", "a font is not embedded"),
         (b"/Dest /two--there", b"/Dest /two--thery", "a link leads nowhere: two--thery"),
