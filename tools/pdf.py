@@ -390,6 +390,7 @@ class File:
         count = 0
         for names, operators in self.drawn(page):
             two = True
+            operators = re.sub(rb"<<.*?>>", b"", operators, flags=re.S)  # what is said and not drawn
             for font, text in re.findall(rb"/(\S+) [-\d.]+ Tf|<([0-9A-Fa-f]+)>", operators):
                 if font:
                     two = b"/Type0" in self.object(names[b"Font"][font])
@@ -563,7 +564,7 @@ def faults(data, chapters):
     found += [f"a font is not embedded: {one}" for one in file.fonts_outside()]
     for i, page in enumerate(pages, 1):
         if count := file.glyphless(page):
-            found.append(f"page {i}: no font has {count} of its characters (install fonts-dejavu)")
+            found.append(f"page {i}: no font has {count} of its characters (install fonts-dejavu-core and fonts-noto-cjk)")
     listed = {place for _, _, place in file.outline()}
     found += [f"the outline lacks {page}" for page in chapters if name(page) not in listed]
     return found
