@@ -13,7 +13,7 @@ RUN = .venv/bin/python
 phase = @printf '== %s\n' '$(1)'; start=$$(date +%s); $(2) || exit $$?; \
 	printf '   %s s\n' "$$(($$(date +%s) - start))"
 
-.PHONY: help env book test lint types lab serve bench full sweeps gpu lock clean distclean
+.PHONY: help env book pdf test lint types lab serve bench full sweeps gpu lock clean distclean
 # One thing after the other: with -j the output of two phases would be mixed.
 .NOTPARALLEL:
 
@@ -28,6 +28,9 @@ env: ## make or complete .venv (PYTHON=python3.12, TORCH="torch==2.13.0 --index-
 
 book: env ## execute the chapters that changed and build _build/html
 	@$(RUN) tools/book.py
+
+pdf: book ## print the whole book into _build/kexue.pdf (needs chromium; takes some minutes)
+	@$(RUN) tools/pdf.py
 
 test: env lint book ## everything that is checked; ends with pytest's summary
 	@printf '== tests\n'
