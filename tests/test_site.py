@@ -103,7 +103,7 @@ def made(tmp_path_factory):
 OWN = """---
 myst:
   html_meta:
-    description: What its author says & means
+    description: What its author "says" & means
 ---
 
 # Books
@@ -135,7 +135,7 @@ def test_every_page_says_in_a_sentence_what_it_is(made):
         found["book/one.html"].one("description").startswith("It took 12.3 s; the mean is −1.23\xa0±\xa00.06")
     )
     assert found["book/library.html"].one("description") == "Library. What it is about."
-    assert found["book/bibliography.html"].one("description") == "What its author says & means"
+    assert found["book/bibliography.html"].one("description") == 'What its author "says" & means'
     assert found["search.html"].one("description") == "Search. What it is about."
 
 
