@@ -564,7 +564,9 @@ def faults(data, chapters):
     found += [f"a font is not embedded: {one}" for one in file.fonts_outside()]
     for i, page in enumerate(pages, 1):
         if count := file.glyphless(page):
-            found.append(f"page {i}: no font has {count} of its characters (install fonts-dejavu-core and fonts-noto-cjk)")
+            found.append(
+                f"page {i}: no font has {count} of its characters (install fonts-dejavu-core and fonts-noto-cjk)"
+            )
     listed = {place for _, _, place in file.outline()}
     found += [f"the outline lacks {page}" for page in chapters if name(page) not in listed]
     return found
