@@ -565,7 +565,7 @@ def faults(data, chapters):
     for i, page in enumerate(pages, 1):
         if count := file.glyphless(page):
             found.append(
-                f"page {i}: no font has {count} of its characters (install fonts-dejavu-core and fonts-noto-cjk)"
+                f"page {i}: no font has {count} of its characters (fonts-dejavu-core, fonts-noto-cjk)"
             )
     listed = {place for _, _, place in file.outline()}
     found += [f"the outline lacks {page}" for page in chapters if name(page) not in listed]
