@@ -98,7 +98,14 @@ def test_there_are_pages():
     assert "book/hubness.html" in PAGES
 
 
-@pytest.mark.parametrize("page", PAGES)
+# The library's pages are made alike: one of them is looked at always, the others weekly.
+ALIKE = [
+    page for page in PAGES if page.startswith("book/api/") and page != "book/api/length_extrapolation.html"
+]
+VISITS = [pytest.param(page, marks=[pytest.mark.weekly] if page in ALIKE else []) for page in PAGES]
+
+
+@pytest.mark.parametrize("page", VISITS)
 def test_a_page_on_a_phone_and_on_a_desk_by_day_and_by_night(browser, site, page):
     """Nothing asked for elsewhere, no sideways scroll, accessible; in one visit, as formulas take long."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
