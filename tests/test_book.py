@@ -4,6 +4,7 @@ import importlib.util
 import re
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 
 import contract
 import jupytext
@@ -400,3 +401,21 @@ def test_the_recommended_sweep_can_be_made_and_changes_what_it_shows(slug, recom
     if kept := recorded.load_sweep(slug):
         assert kept.command == command
         assert len(set(kept.table[entry])) > 1
+
+
+def test_words_beside_recorded_sweeps_are_so():
+    """What four chapters say of theirs, in the order of their words."""
+
+    def column(slug, entry):
+        return recorded.load_sweep(slug).table[entry]
+
+    points, k, share = (column("hubness", name) for name in ("points", "k", "antihub_gaussian"))
+    of = {(n, many): value for n, many, value in zip(points, k, share, strict=True)}
+    assert all(of[500, many] < of[1000, many] < of[2000, many] for many in (5, 20))
+    assert all(of[n, 20] < of[n, 5] / 2 for n in (500, 1000, 2000))
+    price = column("ddpm", "gradient_ratio")  # steps go four times up
+    assert all(3 < b / a < 4 for a, b in pairwise(price))
+    width = column("guidance", "simulated_sde")
+    assert all(0.63 < b / a < 0.7 for a, b in pairwise(width))  # two thirds
+    loss = column("length_extrapolation", "rope_full")
+    assert all(a < b for a, b in pairwise(loss))

@@ -12,6 +12,7 @@ from docutils import nodes
 from jsonschema import Draft202012Validator
 from kexue_ext import cite, words
 from pybtex.database import parse_string
+from sphinx.errors import ConfigError
 from test_extension import HEAD, RECORD, ROOT, VERDICT, Book
 
 from kexue_lib import notebooks
@@ -287,6 +288,10 @@ def test_the_date_is_that_of_the_release_or_the_commit_or_the_year(repository):
     (repository / "CITATION.cff").write_text(CITATION + "date-released: 2029-05-06\nurl: https://a.org\n")
     assert cite.about(app).date == (2029, 5, 6)
     assert cite.about(app).address == "https://a.org"
+    (repository / "CITATION.cff").write_text(CITATION)
+    config.copyright = "nobody"
+    with pytest.raises(ConfigError, match=r"copyright: expected a year .* got 'nobody'"):
+        cite.about(app)
 
 
 def paragraph(*parts):

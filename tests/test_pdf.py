@@ -42,7 +42,7 @@ def press(pdf):
         pytest.skip("no browser: install chromium to run these tests")
     pytest.importorskip("playwright.sync_api")
     if not HTML.is_dir():
-        pytest.skip("the book is not built")
+        pytest.fail(f"{HTML} is missing: run `make book` first")
     return pdf
 
 

@@ -22,6 +22,7 @@ import time
 import zlib
 from datetime import UTC, datetime
 from pathlib import Path
+from string import ascii_letters, digits
 from urllib.parse import unquote, urljoin
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -444,9 +445,8 @@ def string(text):
 
 def key(text):
     """Return text as a name of PDF, in the way of chromium."""
-    plain_ones = b"!\"$&'*+,-.:;=?@\\^_`|~"
-    keep = lambda c: chr(c).isascii() and (chr(c).isalnum() or c in plain_ones)  # noqa: E731
-    return b"/" + b"".join(bytes([c]) if keep(c) else b"#%02X" % c for c in text.encode())
+    kept = ascii_letters + digits + "!\"$&'*+,-.:;=?@\\^_`|~"
+    return b"/" + b"".join(bytes([c]) if chr(c) in kept else b"#%02X" % c for c in text.encode())
 
 
 def bound(data, about, entries):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import yaml
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.errors import ConfigError
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
@@ -207,6 +208,10 @@ def about(app):
         day = tuple(map(int, str(released).split("-")))
     elif not day and (year := re.search(r"\d{4}", str(app.config.copyright))):
         day = (int(year[0]),)
+    if not day:
+        raise ConfigError(
+            f"copyright: expected a year (CITATION.cff and git have no date), got {app.config.copyright!r}"
+        )
     title = ((False, cff.get("title", app.config.html_title)),)
     version, base = str(cff.get("version", "")), app.config.html_baseurl
     address = base and base + app.builder.get_target_uri(app.config.root_doc)

@@ -15,7 +15,7 @@ from kexue_ext import ledger
 
 LABEL = r"\b(?:eq|def)-[a-z0-9]+(?:-[a-z0-9]+)*"
 # Labels alone in brackets lose these: a number has its own.
-NAMED = re.compile(rf"\(({LABEL}(?:, {LABEL})*)\)|({LABEL})")
+NAMED = re.compile(rf"\(({LABEL}(?:,\s+{LABEL})*)\)|({LABEL})")
 
 
 def link(app, doctree):
