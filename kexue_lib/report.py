@@ -205,7 +205,9 @@ def figure(short: "pd.DataFrame", name: str, axis: str, lines: list[str]) -> "Fi
                 group["mean"],
                 yerr=group["half_width"].fillna(0),
                 label=label or None,
-                **figures.look(meaning) | {"marker": figures.MARKERS[meaning]},
+                color=figures.COLOURS[meaning],
+                linestyle=figures.LINES[meaning],  # all are lines here, whatever the colour means elsewhere
+                marker=figures.MARKERS[meaning],
             )
         if axis and pd.api.types.is_numeric_dtype(rows[axis]) and rows[axis].min() > 0:
             spread = rows[axis].max() / rows[axis].min()

@@ -293,6 +293,16 @@ def test_the_page_stands_alone_names_failures_and_escapes(tmp_path):
     assert page.count("<svg") == 1
 
 
+def test_each_combination_is_a_line_with_its_own_look():
+    table = {"n": [1, 2, 3] * 3, "k": [5] * 3 + [6] * 3 + [7] * 3, "seconds": [1.0] * 9, "top": range(9)}
+    [axes] = report.drawing(table, "top").axes
+    drawn = [container[0] for container in axes.containers]
+    assert [list(line.get_ydata()) for line in drawn] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert all(line.get_linestyle() not in ("None", "none", "") for line in drawn)
+    for look in ("get_color", "get_linestyle", "get_marker"):
+        assert len({str(getattr(line, look)()) for line in drawn}) == 3, look
+
+
 def test_a_sweep_that_has_just_begun_has_a_report(tmp_path):
     made_up(tmp_path / "s", [({"dim": 4}, None)], {"dim": [4]})
     files = report.report(tmp_path / "s")
