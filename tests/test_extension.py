@@ -17,10 +17,11 @@ import nbformat
 import pytest
 from jsonschema import Draft202012Validator
 from jupyter_book.config import get_final_config
+from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from kexue_lib import notebooks
+from kexue_lib import notebooks, report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -117,6 +118,7 @@ PAGES = {
     "claims": "# Ledger\n\n:::{kexue-claims}\n:::\n",
     "benchmarks": "# Benchmarks\n\n:::{kexue-benchmarks}\n:::\n",
     "library": LIBRARY,
+    "status": "# Status\n\n:::{kexue-status}\n:::\n",
     "bibliography": "# Books\n\n```{bibliography}\n:all:\n```\n",
 }
 
@@ -148,7 +150,7 @@ class Book:
         assert old in text
         self.write(name, text.replace(old, new))
 
-    def execute(self, verdicts, record):
+    def execute(self, verdicts, record, seconds=12.34):
         """Write out/executed/one.ipynb as if its two cells had brought these outputs."""
         notebook = jupytext.read(self.folder / "book" / "one.md")
         cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -164,7 +166,7 @@ class Book:
                 for one in found
             ]
         notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
-        notebook.metadata["kexue"] = {"seconds": 12.34}
+        notebook.metadata["kexue"] = {"seconds": seconds, "finished": "2026-01-02"}
         self.write("out/executed/one.ipynb", nbformat.writes(notebook))
 
     def build(self):
@@ -396,8 +398,10 @@ def test_a_directive_without_plain_form_is_refused(book):
 def test_new_outputs_reach_the_pages_although_no_text_changed(book):
     assert book.build() == ""
     weaker = VERDICT | {"status": "supported", "claim": "only some numbers"}
-    book.execute([VERDICT, weaker], RECORD | {"mean": {"value": 7, "error": 1, "meaning": "m"}})
+    assert "2026-01-02 12.3 60 yes 1 0.0" in text(book.page("status"))
+    book.execute([VERDICT, weaker], RECORD | {"mean": {"value": 7, "error": 1, "meaning": "m"}}, 61.0)
     assert book.build() == ""
+    assert "2026-01-02 61.0 60 no 2 0.0" in text(book.page("status"))
     assert "the mean is 7.00\xa0±\xa01.00" in text(book.page("one"))
     assert "The other chapter says 7.0." in text(book.page("intro"))
     assert "✓ computed, ≈ supported</a>" in book.page("one")  # every way in which it was decided
@@ -464,6 +468,9 @@ def with_sweep(book, **changes):
 
 def test_a_sweep_shows_its_command_and_what_was_recorded(book, monkeypatch):
     monkeypatch.setenv("KEXUE_BOOK", str(book.folder))
+    module = book.folder / "report.py"
+    module.write_text("# what draws")
+    monkeypatch.setattr(report, "__file__", str(module))
     intro = book.folder / "book" / "intro.md"
     before = intro.read_text()
     intro.write_text(before + SWEEP)
@@ -484,5 +491,10 @@ def test_a_sweep_shows_its_command_and_what_was_recorded(book, monkeypatch):
     assert "Recorded on 2026-02-03, profile full. Machine: GPU G. Versions: torch 2." in text(page)
     assert re.search(r"one\s+30.s\s+10.s\s+3.00\s+0\s+1\s+0", text(page))
     assert re.search(r"one\s+mean\s+1\s+1.5\s+0.1\s+differ", text(page))
+    drawn = re.search(r'<svg.*?aria-label="The mean grows.*?</svg>', page, re.S)[0]
+    monkeypatch.setattr(report, "drawing", lambda table, entry: Figure())
+    module.write_text("# another way to draw")
+    assert book.build() == ""
+    assert drawn not in book.page("intro")
     with_sweep(book, command="kexue sweep one -p size=1 -o sweep")
     assert "sweep_one.json was recorded with another command or entry" in book.build()

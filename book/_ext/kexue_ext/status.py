@@ -9,31 +9,37 @@ from sphinx.util.docutils import SphinxDirective
 from kexue_ext import ledger, outputs
 from kexue_ext.benchmarks import listed, table
 
+PAGE = "book/status"
 # Seconds that a chapter may take alone on two cores. Networks take longer than formulas.
 BUDGET = {"ddpm": 90, "guidance": 90, "length_extrapolation": 120}
 USUAL = 60
 
 
-class status_table(nodes.General, nodes.Element):
-    """Stands for the table until every page has been read."""
+class status_place(nodes.General, nodes.Element):
+    """Stands for the table and what belongs to it until every page has been read."""
 
 
 class Status(SphinxDirective):
     """What is known about the executions that the pages show."""
 
     def run(self):
-        """Leave a place for the table, and say on what it was made."""
-        from kexue_lib import __version__, recorded
+        """Leave a place."""
+        return [status_place()]
 
-        machine = recorded.machine() | {"threads": 1}
-        kept = [path for path in Path(self.env.srcdir, "out", "cache").rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in kept) / 1e6
-        lines = [
-            f"Version {__version__}. Machine: {listed(machine)}. Versions: {listed(recorded.versions())}.",
-            "Each chapter was executed once, by one thread, two chapters at a time. What they share, such as "
-            f"trained networks, is kept between executions: {len(kept)} files, {size:.1f} MB.",
-        ]
-        return [status_table(), *(nodes.paragraph("", line) for line in lines)]
+
+def circumstances(app):
+    """Return on what the chapters were executed, and what is kept between executions."""
+    from kexue_lib import __version__, recorded
+
+    machine = recorded.machine() | {"threads": 1}
+    kept = [path for path in Path(app.srcdir, "out", "cache").rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in kept) / 1e6
+    lines = (
+        f"Version {__version__}. Machine: {listed(machine)}. Versions: {listed(recorded.versions())}.",
+        "Each chapter was executed once, by one thread, two chapters at a time. What they share, such as "
+        f"trained networks, is kept between executions: {len(kept)} files, {size:.1f} MB.",
+    )
+    return [nodes.paragraph("", line) for line in lines]
 
 
 def chapters(app):
@@ -56,13 +62,19 @@ def chapters(app):
 
 
 def fill(app, doctree, docname):
-    """Put the table in its place."""
-    for node in list(doctree.findall(status_table)):
+    """Put all this in its place."""
+    for node in list(doctree.findall(status_place)):
         head = ("Chapter", "Executed", "Seconds", "Budget", "Budget kept", "Checks", "Notebook, MB")
-        node.replace_self(table([head, *chapters(app)], "kexue-counts"))
+        node.replace_self([table([head, *chapters(app)], "kexue-counts"), *circumstances(app)])
+
+
+def dependents(app, env):
+    """Write the page in every build: it tells of other pages."""
+    return [PAGE] if PAGE in env.found_docs else []
 
 
 def setup(app):
     """Register what this file defines."""
     app.add_directive("kexue-status", Status)
+    app.connect("env-get-updated", dependents)
     app.connect("doctree-resolved", fill)

@@ -48,7 +48,8 @@ class Sweep(SphinxDirective):
         from kexue_lib import figures, recorded, report
 
         file = Path(self.env.srcdir, "results", f"sweep_{slug}.json")
-        self.env.note_dependency(str(file))
+        for path in (str(file), report.__file__, figures.__file__):  # the drawing is made here, by these
+            self.env.note_dependency(path)
         kept = recorded.load_sweep(slug)
         if kept is None:
             return [nodes.paragraph("", UNRECORDED)]
