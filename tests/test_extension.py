@@ -362,6 +362,11 @@ def test_a_number_without_error_has_nothing_after_plus_minus(book):
     assert "'gap' in the record of book/one: it has no error to put after ±" in book.build()
 
 
+def test_a_picture_of_no_chapter_is_refused(book):
+    book.change("book/intro.md", "one mean", "one mean`, {picture}`sectors")
+    assert "{picture}: expected one of hubness, sector, cross, ddpm, sde, optimal_variance" in book.build()
+
+
 def test_a_format_that_does_not_fit_is_refused(book):
     book.change("book/one.md", "{record}`gap:.0e`", "{record}`gap:d`")
     assert "'gap' in the record of book/one: Unknown format code" in book.build()

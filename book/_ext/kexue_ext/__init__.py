@@ -10,7 +10,19 @@ from myst_nb.core.read import is_myst_markdown_notebook
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
 
-from kexue_ext import benchmarks, cite, download, ledger, library, outputs, site, status, sweeps, swift
+from kexue_ext import (
+    benchmarks,
+    cite,
+    download,
+    ledger,
+    library,
+    outputs,
+    pictures,
+    site,
+    status,
+    sweeps,
+    swift,
+)
 
 LOG = logging.getLogger(__name__)
 BODIES = {"exercise-content", "solution-content", "proof-content", "proof"}  # as their extensions name them
@@ -89,6 +101,7 @@ def setup(app):
     ledger.setup(app)
     library.setup(app)
     status.setup(app)
+    pictures.setup(app)
     swift.setup(app)
     cite.setup(app)
     site.setup(app)
