@@ -13,7 +13,7 @@ from sphinx.util.docutils import SphinxRole
 
 from kexue_ext import card
 
-FRAME = '<span class="kexue-picture" style="--kexue-paper:var(--pst-color-background,#fff)">{}</span>'
+FRAME = '<span class="kexue-picture" style="--kexue-paper:transparent">{}</span>'
 SIZE = (2.6, 1.7)  # inches: three beside each other are as wide as the text
 SEED = 9147
 DRAWINGS = {}  # slug: (what is drawn and seen, function of axes and record)
