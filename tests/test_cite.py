@@ -8,6 +8,7 @@ from html import unescape
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from docutils import nodes
 from jsonschema import Draft202012Validator
 from kexue_ext import cite, words
@@ -473,3 +474,19 @@ def test_no_key_is_given_twice():
         for item in json.loads(file.read_text("utf-8")):
             assert found.setdefault(item["id"], item) == item
     assert len(found) > 2 * len(notebooks.chapters())
+
+
+def test_the_bibliography_and_the_citation_file_know_every_post_under_its_own_title():
+    chapters = [(ROOT / "_build" / "html" / "_cite" / f"{slug}.json") for slug in notebooks.chapters()]
+    posts = [one for path in chapters for one in json.loads(path.read_text("utf-8"))[1:]]
+    entries = parse_string((ROOT / "book" / "references.bib").read_text("utf-8"), "bibtex").entries
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["references"]
+    assert [one["url"] for one in cff] == [post["URL"] for post in posts]
+    for post, reference in zip(posts, cff, strict=True):
+        entry = entries[post["id"]].fields
+        date = post["issued"]["date-parts"][0]
+        assert entry["url"] == post["URL"]
+        assert entry["title"].strip("{}").replace("``", "“").replace("''", "”") == post["title"]
+        assert (int(entry["year"]), entry["month"]) == (date[0], cite.MONTHS[date[1] - 1])
+        assert reference["title"] == post["title"]
+        assert list(map(int, str(reference["date-published"]).split("-"))) == date
