@@ -7,8 +7,9 @@ import pytest
 
 # What the chapters trained serves the tests as well: `make test` executes the chapters first.
 os.environ["KEXUE_CACHE"] = str(Path(__file__).resolve().parents[1] / "out" / "cache")
-# The address of the published book is not that of the books that tests build.
+# The addresses of the published book are not those of the books that tests build.
 os.environ.pop("KEXUE_BASEURL", None)
+os.environ.pop("KEXUE_REPOSITORY", None)
 
 DEMO = """---
 kernelspec:

@@ -238,10 +238,58 @@ def test_no_address_is_set_and_the_publication_hands_over_its_own():
     pages, ci = (yaml.safe_load((flows / f"{name}.yml").read_text())["jobs"] for name in ("pages", "ci"))
     [step] = [step for step in ci["test"]["steps"] if step.get("run") == ".ci/run"]
     assert step["env"][site.VARIABLE] == "${{ inputs.baseurl }}"
+    assert "github.repository" in step["env"][site.REPOSITORY]
     assert pages["ci"]["with"] == {"baseurl": "${{ needs.address.outputs.baseurl }}"}
     [step] = pages["address"]["steps"]
     assert pages["address"]["outputs"] == {"baseurl": f"${{{{ steps.{step['id']}.outputs.base_url }}}}"}
     assert step["uses"].startswith("actions/configure-pages@")
+
+
+# -- the repository ---------------------------------------------------------------------------
+
+
+def settled(setting=""):
+    config = SimpleNamespace(html_theme_options={"repository_url": setting})
+    site.repository(None, config)
+    return config.html_theme_options
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting", "url"),
+    [
+        ("", "https://a.org/b/c", "https://a.org/b/c"),
+        ("https://github.com/b/c.git", "https://a.org/b/c", "https://github.com/b/c"),
+        (" https://gitlab.com/b/c/d/ ", "", "https://gitlab.com/b/c/d"),
+    ],
+)
+def test_the_repository_gives_links_to_sources_and_binder(monkeypatch, variable, setting, url):
+    monkeypatch.setenv(site.REPOSITORY, variable)
+    options = settled(setting)
+    assert options["repository_url"] == url
+    assert options["use_repository_button"] is True
+    assert set(options["launch_buttons"]) == {"notebook_interface", "binderhub_url"}
+
+
+def test_without_a_repository_there_is_no_button():
+    assert settled() == {"repository_url": ""}
+    assert yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"] == ""
+
+
+@pytest.mark.parametrize("wrong", ["github.com/a/b", "https://github.com/a", "https://a.org/b/c?d=e"])
+def test_what_is_no_repository_is_refused(wrong):
+    with pytest.raises(ConfigError, match=re.escape(f"got '{wrong}'")):
+        settled(wrong)
+
+
+def test_the_button_opens_this_very_file_with_the_environment_of_the_project(tmp_path, monkeypatch, made):
+    book = Book(tmp_path)
+    monkeypatch.setenv(site.REPOSITORY, "https://github.com/someone/some-book")
+    assert book.build() == ""
+    [link] = re.findall(r'href="(https://mybinder\.org[^"]*)"', book.page("one"))
+    assert link == f"{site.BINDER}/v2/gh/someone/some-book/main?urlpath=lab/tree/book/one.md"
+    assert (ROOT / "environment.yml").is_file()
+    assert "mybinder" not in book.page("intro")  # there is nothing to run
+    assert "mybinder" not in (made.plain.out / "book" / "one.html").read_text("utf-8")
 
 
 @pytest.fixture
@@ -252,10 +300,11 @@ def fingerprint():
     return module
 
 
-def test_pages_depend_on_the_address(fingerprint, monkeypatch):
+@pytest.mark.parametrize("variable", [site.VARIABLE, site.REPOSITORY])
+def test_pages_depend_on_the_addresses(fingerprint, monkeypatch, variable):
     before = fingerprint.everything(), fingerprint.skeleton()
     assert before == (fingerprint.everything(), fingerprint.skeleton())
-    monkeypatch.setenv(site.VARIABLE, BASE)
+    monkeypatch.setenv(variable, BASE)
     after = fingerprint.everything(), fingerprint.skeleton()
     assert before[0] != after[0]
     assert before[1] != after[1]

@@ -129,8 +129,8 @@ def everything():
 
 
 def address():
-    """Return where the book will be, if it is not _config.yml that says so."""
-    return os.environ.get("KEXUE_BASEURL", "")
+    """Return where the book and its sources will be, if it is not _config.yml that says so."""
+    return os.environ.get("KEXUE_BASEURL", "") + " " + os.environ.get("KEXUE_REPOSITORY", "")
 
 
 def skeleton():

@@ -2,6 +2,8 @@
 
 One setting has the address: `html: baseurl:` in _config.yml, or else the variable KEXUE_BASEURL. Without
 it nothing is written that needs one: no canonical links (Sphinx writes those), sitemap, feed or card.
+Another one has the repository: `repository: url:`, or the variable KEXUE_REPOSITORY. Without it no page
+has a link to its source or a button that starts the chapter on Binder, for they would lead nowhere.
 """
 
 import os
@@ -23,6 +25,7 @@ from kexue_ext.cite import BUILDERS
 
 LOG = logging.getLogger(__name__)
 VARIABLE, CARD, FEED = "KEXUE_BASEURL", "_static/card.png", "feed.xml"
+REPOSITORY, BINDER = "KEXUE_REPOSITORY", "https://mybinder.org"
 VERSION = re.compile(r"^## \[([^\]\n]+)\] - (\d{4}-\d\d-\d\d)$\n(.*?)(?=^## |\Z)", re.M | re.S)
 STUB = """<!doctype html>
 <html lang="en">
@@ -49,6 +52,20 @@ def address(app, config):
             )
         given = given.rstrip("/") + "/"
     config.html_baseurl = given
+
+
+def repository(app, config):
+    """Let chapters be started on Binder, which reads environment.yml, if there is a repository."""
+    options = config.html_theme_options
+    given = (os.environ.get(REPOSITORY) or options.get("repository_url") or "").strip().rstrip("/")
+    if not given:
+        return
+    if not re.fullmatch(r"https://[\w.-]+(/[\w.-]+){2,}", given):
+        raise ConfigError(
+            f"repository url: expected an address such as https://github.com/someone/book, got {given!r}"
+        )
+    options |= {"repository_url": given.removesuffix(".git"), "use_repository_button": True}
+    options["launch_buttons"] = {"notebook_interface": "jupyterlab", "binderhub_url": BINDER}
 
 
 def summary(app):
@@ -214,5 +231,6 @@ def setup(app):
     """Register what this file defines."""
     app.add_config_value("kexue_redirects", {}, "html")
     app.connect("config-inited", address)
+    app.connect("config-inited", repository)
     app.connect("html-page-context", head)
     app.connect("build-finished", write)
