@@ -1,5 +1,6 @@
 """The built pages: every link leads somewhere, every name is there once, every picture has words."""
 
+import re
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -32,6 +33,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.names, self.links, self.silent, self.open, self.wrong = [], [], [], [], []
+        self.spoken, self.mispronounced = [], []  # languages of the open elements; Chinese in another one
         self.language, self.titles = None, 0
         self.feed(text)
         self.wrong += [tag for tag in self.open if tag not in OPTIONAL]
@@ -49,17 +51,26 @@ class Page(HTMLParser):
         self.titles += tag == "h1"
         if tag not in VOID:
             self.open.append(tag)
+            self.spoken.append(found.get("lang") or "".join(self.spoken[-1:]))
+
+    def handle_data(self, text):
+        if re.search("[\u3400-\u9fff]", text) and not {"pre", "script", "head"} & set(self.open):
+            self.mispronounced += [text] * (self.spoken[-1] != "zh")
 
     def handle_startendtag(self, tag, attributes):
         self.handle_starttag(tag, attributes)
         if tag not in VOID:
-            self.open.pop()
+            self.close_last()
+
+    def close_last(self):
+        self.open.pop()
+        self.spoken.pop()
 
     def handle_endtag(self, tag):
         while self.open and self.open[-1] != tag and self.open[-1] in OPTIONAL:
-            self.open.pop()
+            self.close_last()
         if self.open and self.open[-1] == tag:
-            self.open.pop()
+            self.close_last()
         else:
             self.wrong.append(f"/{tag}")
 
@@ -77,6 +88,8 @@ def test_the_reader_of_pages_sees_faults():
     assert page.silent == ["x.png"]
     assert page.wrong == ["/p", "html", "b", "a"]
     assert Page("<ul><li>one<li>two</ul><br><svg><path/></svg>").wrong == []
+    page = Page('<html lang="en"><p>一 <b lang="zh">二<i>三</i></b><br/>四<pre>五</pre></p></html>')
+    assert page.mispronounced == ["一 ", "四"]
 
 
 def test_every_link_within_the_book_leads_to_something(pages):
@@ -109,6 +122,7 @@ def test_every_page_of_the_book_has_a_language_and_a_title(pages):
         if "book" in path.relative_to(HTML).parts[:1]:
             assert page.language == "en", path
             assert page.titles, path
+            assert (path, page.mispronounced) == (path, [])
 
 
 def test_every_statement_links_to_its_row_in_the_ledger_and_back(pages):

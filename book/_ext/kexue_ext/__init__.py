@@ -14,6 +14,7 @@ from kexue_ext import (
     benchmarks,
     cite,
     download,
+    foreign,
     ledger,
     library,
     outputs,
@@ -105,6 +106,7 @@ def setup(app):
     swift.setup(app)
     cite.setup(app)
     site.setup(app)
+    foreign.setup(app)
     app.add_directive("kexue-benchmarks", benchmarks.Benchmarks)
     app.add_directive("kexue-gpu", benchmarks.Gpu)
     app.add_directive("kexue-sweep", sweeps.Sweep)
