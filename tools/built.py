@@ -174,10 +174,11 @@ class Browser:
             return route.fulfill(path=path)
         return route.abort()
 
-    def show(self, text, media, **viewport):
+    def show(self, text, media, *, width, height, scale=1):
         """Return a tab with a document."""
         self.text = text
-        tab = self.browser.new_page(viewport=viewport)
+        size = {"width": width, "height": height}
+        tab = self.browser.new_page(viewport=size, device_scale_factor=scale)
         tab.set_default_timeout(0)
         tab.emulate_media(media=media, color_scheme="light")
         tab.route("**/*", self.answer)
