@@ -7,7 +7,9 @@ const WIDE = 15; // times the size of the letters
 const PIECE = 4;
 const BREAKS = /^[=≈≠<>≤≥∼→≪≫∝≡+−,;⋅×]$/;
 // A formula without such a place is set smaller on a narrow screen, in three steps.
-const STEPS = { 22: 'wide', 30: 'wider', 42: 'widest' };
+const STEPS = { 20: 'wide', 26: 'wider', 34: 'widest' };
+const NUMBER = 4; // as wide as the number of an equation, and a space
+const THIN = '0.167em';
 
 // Devices know the letters of these alphabets by their own numbers; most ignore what asks for them.
 const ALPHABETS = {
@@ -68,11 +70,48 @@ function tidy(math) {
   }
 }
 
+const isSign = (e, pattern) => e?.localName === 'mo' && pattern.test(e.textContent);
+
+// The spaces that TeX has and a device would set otherwise, since it knows a sign but not what it means.
+function spaced(math) {
+  const set = (e, left, right) => {
+    e.setAttribute('lspace', left);
+    e.setAttribute('rspace', right);
+  };
+  for (const e of math.querySelectorAll('mo')) {
+    const term = /^(munder|mover|msub|msup|msubsup|munderover)$/.test(e.parentElement.localName) ? e.parentElement : e;
+    const [before, after] = [term.previousElementSibling, term.nextElementSibling];
+    if (isSign(e, /^[|‖/.]$/)) set(e, '0', '0');
+    else if (isSign(e, /^[+−±∓]$/) && isSign(before, /^[^)\]}!|‖′″⟩⌉⌋…⋯]+$/)) e.setAttribute('form', 'prefix');
+    else if (isSign(e, /^[+−±∓]$/) && isSign(before, /^[|‖]$/)) {
+      const bars = [...e.parentElement.children].filter((one) => isSign(one, /^[|‖]$/));
+      if (bars.indexOf(before) % 2 === 0) e.setAttribute('form', 'prefix');
+    } else if (e.textContent === '\u2061') {
+      // The name of a function stands apart from a factor before it, and from its argument without brackets.
+      const opened = isSign(after, /^[([{|]/) || isSign(after?.firstElementChild, /^[([{|]/);
+      if (after && !opened) set(e, '0', THIN);
+      const factor = before?.previousElementSibling;
+      if (factor && !/^(mo|mspace)$/.test(factor.localName) && !factor.querySelector(':scope > mspace:only-child')) {
+        const space = document.createElementNS(MATHML, 'mspace');
+        space.setAttribute('width', THIN);
+        before.before(space);
+      }
+    }
+  }
+}
+
 // The row that holds the terms of a formula.
 function row(math) {
   let inner = math;
   while (inner.children.length === 1 && /^(math|mrow|mstyle)$/.test(inner.localName)) inner = inner.children[0];
   return inner;
+}
+
+// What the terms of a formula take, times the size of the letters; the formula itself may be as wide as the page.
+function extent(math) {
+  const boxes = [...row(math).children].map((term) => term.getBoundingClientRect());
+  if (!boxes.length) return row(math).getBoundingClientRect().width / 16;
+  return (Math.max(...boxes.map((box) => box.right)) - Math.min(...boxes.map((box) => box.left))) / 16;
 }
 
 // A formula as several, between which a line may end; itself where there is no place for that.
@@ -124,31 +163,41 @@ async function formulas(main, found) {
     if (math.querySelector('merror')) found.push(`formula in error: ${tex.slice(0, 60)}`);
     if (math.querySelector('mtext[mathcolor="red"]')) found.push(`unknown command in a formula: ${tex.slice(0, 60)}`);
     tidy(math);
+    spaced(math);
     math.setAttribute('alttext', tex.replace(/\s+/g, ' '));
     texts.forEach((node) => node.remove());
     box.append(document.importNode(math, true));
     made.push(box);
   }
   // All are measured before any is changed.
-  const sizes = made.map((box) => row(box.lastElementChild).getBoundingClientRect().width / 16);
+  const sizes = made.map((box) => extent(box.lastElementChild));
   const parts = made.map((box, k) => (sizes[k] > WIDE ? broken(box.lastElementChild) : [box.lastElementChild]));
-  let several = 0;
+  const step = (size) => STEPS[Object.keys(STEPS).findLast((least) => size > least)] ?? '';
   made.forEach((box, k) => {
     const display = box.localName === 'div';
     box.className = display ? 'math' : '';
     if (parts[k].length > 1) {
-      several += 1;
       box.lastElementChild.remove();
-      parts[k].forEach((part, j) => box.append(...(j ? [' ', part] : [part])));
-      if (display) box.className = 'math broken';
-    } else if (sizes[k] > 22) {
-      const steps = Object.keys(STEPS).filter((step) => sizes[k] > step);
-      box.className = `${display ? 'math ' : ''}${STEPS[steps.at(-1)]}`;
+      parts[k].forEach((part) => box.append(part, document.createElement('wbr')));
+      box.lastElementChild.remove();
+    } else {
+      const number = box.querySelector('.eqno') ? NUMBER : 0;
+      box.className = `${box.className} ${step(sizes[k] + number)}`.trim();
     }
     if (!box.className) box.removeAttribute('class');
     if (!display && !box.attributes.length) box.replaceWith(...box.childNodes);
   });
-  return { formulas: made.length, broken: several };
+  // A part that is still wide is set smaller, and has a line of its own.
+  const many = made.map((box, k) => [box, parts[k]]).filter(([, several]) => several.length > 1);
+  const wide = many.flatMap(([, several]) => several.map((part) => [part, step(extent(part))]));
+  for (const [part, kind] of wide) {
+    if (!kind) continue;
+    const line = document.createElement('span');
+    line.className = kind;
+    part.before(line);
+    line.append(part);
+  }
+  return { formulas: made.length, broken: many.length };
 }
 
 // A drawing as a file of its own: black on white, whatever the colours of the device.
@@ -269,7 +318,7 @@ function links(main) {
   }
 }
 
-const KEPT = /^(math|broken|wide|wider|widest|word|remark|label|claim|eqno|cell_output|kexue-.*|proved|computed|supported)$/;
+const KEPT = /^(math|wide|wider|widest|word|remark|label|claim|eqno|cell_output|pst-scrollable-table-container|kexue-.*|proved|computed|supported)$/;
 const ALSO =
   /^(admonition|admonition-title|exercise|solution|proof|citation|caption-number|section-number|rubric|sig|field-list|hide)$/;
 

@@ -78,7 +78,11 @@ def linked(text, page, pages):
         place, mark, fragment = address.partition("#")
         target = place.removeprefix(SITE).removesuffix(".html")
         if target in pages:
-            return f'href="{mark}{fragment}"' if target == page and mark else f'href="{name(target)}{mark}{fragment}"'
+            return (
+                f'href="{mark}{fragment}"'
+                if target == page and mark
+                else f'href="{name(target)}{mark}{fragment}"'
+            )
         if place.startswith(SITE):
             return 'data-dropped=""'  # a file or a listing that is not in the book
         return match[0]
@@ -118,7 +122,9 @@ def picture(kind, content, root):
         return f".{kind}", base64.b64decode(content)
     path = root / posixpath.normpath(unquote(content.removeprefix(SITE)))
     if not content.startswith(SITE) or not path.is_file():
-        raise Refused(f"the picture {content} is not among the built pages: run make clean and then make book")
+        raise Refused(
+            f"the picture {content} is not among the built pages: run make clean and then make book"
+        )
     return path.suffix, path.read_bytes()
 
 
@@ -145,11 +151,12 @@ def cover(about, root):
     image = f'<img src="{SITE}{DRAWING}" alt="">' if (root / DRAWING).is_file() else ""
     esc = {key: html.escape(value) for key, value in about.items() if isinstance(value, str)}
     return f"""<!DOCTYPE html><html><head><meta charset="utf-8"><style>
-body {{ margin: 0; width: 600px; height: 900px; background: #0b1f36; color: #fff; font-family: sans-serif;
+body {{ margin: 0; width: 600px; height: 900px; background: #0b1f36; color: #fff;
+  font-family: "Liberation Sans", Arial, "DejaVu Sans", sans-serif;
   display: flex; flex-direction: column; justify-content: space-between }}
-div {{ padding: 56px 48px 0 }} svg {{ width: 72px; display: block }}
-h1 {{ font-size: 58px; line-height: 1.1; margin: 32px 0 24px }}
-p {{ font-size: 24px; line-height: 1.35; margin: 0; color: #c9d6e4 }}
+div {{ padding: 48px 48px 0 }} svg {{ width: 64px; display: block }}
+h1 {{ font-size: 52px; line-height: 1.1; margin: 28px 0 20px }}
+p {{ font-size: 22px; line-height: 1.35; margin: 0; color: #c9d6e4 }}
 figure {{ margin: 0; background: #fff; padding: 20px 36px }} img {{ width: 100%; display: block }}
 .by {{ font-size: 18px; padding: 24px 48px 32px; color: #fff }}
 </style></head><body><div>{mark}<h1>{esc["title"]}</h1><p>{esc["subtitle"]}</p></div>
@@ -172,7 +179,9 @@ def contents(parts, heads):
     pieces = []
     for caption, pages in parts:
         inner = "".join(map(entry, pages))
-        pieces.append(f"<li><span>{html.escape(caption)}</span>\n<ol>\n{inner}</ol></li>\n" if caption else inner)
+        pieces.append(
+            f"<li><span>{html.escape(caption)}</span>\n<ol>\n{inner}</ol></li>\n" if caption else inner
+        )
     return f"<ol>\n{''.join(pieces)}</ol>"
 
 
@@ -219,7 +228,9 @@ def package(about, files, spine):
     for file, data in sorted(files.items()):
         suffix = posixpath.splitext(file)[1]
         if suffix not in TYPES:
-            raise Refused(f"a device need not know files such as {file}: use one of {', '.join(sorted(TYPES))}")
+            raise Refused(
+                f"a device need not know files such as {file}: use one of {', '.join(sorted(TYPES))}"
+            )
         kinds = ["nav"] * (file == "nav.xhtml") + ["cover-image"] * (file == "images/cover.png")
         kinds += ["mathml"] * (suffix == ".xhtml" and b"<math" in data)
         kinds = f' properties="{" ".join(kinds)}"' if kinds else ""
@@ -310,7 +321,9 @@ def faults(files):
                 if place.scheme or e.get(kind) is None:
                     continue
                 folder = posixpath.dirname(file)
-                target = posixpath.normpath(posixpath.join(folder, unquote(place.path))) if place.path else file
+                target = (
+                    posixpath.normpath(posixpath.join(folder, unquote(place.path))) if place.path else file
+                )
                 if target not in files:
                     found.append(f"{file}: a link leads nowhere: {e.get(kind)}")
                 elif place.fragment and unquote(place.fragment) not in ids.get(target, ()):
