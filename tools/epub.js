@@ -70,6 +70,40 @@ function tidy(math) {
   }
 }
 
+// What must not begin or end a line beside a formula.
+const AFTER = /^(?:[.,;:!?)\]”’]+|-\p{L}{1,4}\b)/u;
+const BEFORE = /[(\[“‘]+$/;
+
+// A formula in the text with the signs that belong to it: devices may end a line between.
+function glued(box) {
+  const [before, after] = [box.previousSibling, box.nextSibling];
+  const [first, last] = [box.firstElementChild, box.lastElementChild];
+  const signs = [
+    before?.nodeType === Node.TEXT_NODE ? (BEFORE.exec(before.data)?.[0] ?? '') : '',
+    after?.nodeType === Node.TEXT_NODE ? (AFTER.exec(after.data)?.[0] ?? '') : '',
+  ];
+  const wrap = (part, text, where) => {
+    let span = part;
+    if (part.localName === 'math') {
+      span = document.createElement('span');
+      span.className = 'glued';
+      part.before(span);
+      span.append(part);
+    }
+    span[where](text);
+    return span;
+  };
+  if (signs[0]) {
+    before.data = before.data.slice(0, -signs[0].length);
+    const span = wrap(first, signs[0], 'prepend');
+    if (signs[1] && first === last) span.append(signs[1]);
+  }
+  if (signs[1]) {
+    after.data = after.data.slice(signs[1].length);
+    if (!signs[0] || first !== last) wrap(last, signs[1], 'append');
+  }
+}
+
 const isSign = (e, pattern) => e?.localName === 'mo' && pattern.test(e.textContent);
 
 // The spaces that TeX has and a device would set otherwise, since it knows a sign but not what it means.
@@ -78,24 +112,34 @@ function spaced(math) {
     e.setAttribute('lspace', left);
     e.setAttribute('rspace', right);
   };
-  for (const e of math.querySelectorAll('mo')) {
-    const term = /^(munder|mover|msub|msup|msubsup|munderover)$/.test(e.parentElement.localName) ? e.parentElement : e;
-    const [before, after] = [term.previousElementSibling, term.nextElementSibling];
+  const space = () => {
+    const one = document.createElementNS(MATHML, 'mspace');
+    one.setAttribute('width', THIN);
+    return one;
+  };
+  const blank = (e) => e.localName === 'mspace' || (e.children.length === 1 && blank(e.children[0]));
+  // A term stands apart from the name of a function beside it, unless a sign, a space or a bracket is between.
+  const term = (e) => e && e.localName !== 'mo' && !blank(e);
+  const opened = (e) => isSign(e, /^[([{|]/) || (e?.localName === 'mrow' && isSign(e.firstElementChild, /^[([{|]/));
+  for (const e of math.querySelectorAll('mi, mo')) {
+    let whole = e;
+    while (/^(munder|mover|msub|msup|msubsup|munderover)$/.test(whole.parentElement.localName)) {
+      if (whole !== whole.parentElement.firstElementChild) break;
+      whole = whole.parentElement;
+    }
+    const before = whole.previousElementSibling;
+    if (e.dataset.mjxTexclass === 'OP' && /^\p{L}{2,}$/u.test(e.textContent)) {
+      if (e.localName === 'mo') set(e, '0', '0');
+      let after = whole.nextElementSibling;
+      if (isSign(after, /^\u2061$/)) after = after.nextElementSibling;
+      if (term(after) && !opened(after)) after.before(space());
+      if (term(before) || isSign(before, /^[)\]}!|]$/)) whole.before(space());
+    }
     if (isSign(e, /^[|‖/.]$/)) set(e, '0', '0');
-    else if (isSign(e, /^[+−±∓]$/) && isSign(before, /^[^)\]}!|‖′″⟩⌉⌋…⋯]+$/)) e.setAttribute('form', 'prefix');
-    else if (isSign(e, /^[+−±∓]$/) && isSign(before, /^[|‖]$/)) {
-      const bars = [...e.parentElement.children].filter((one) => isSign(one, /^[|‖]$/));
-      if (bars.indexOf(before) % 2 === 0) e.setAttribute('form', 'prefix');
-    } else if (e.textContent === '\u2061') {
-      // The name of a function stands apart from a factor before it, and from its argument without brackets.
-      const opened = isSign(after, /^[([{|]/) || isSign(after?.firstElementChild, /^[([{|]/);
-      if (after && !opened) set(e, '0', THIN);
-      const factor = before?.previousElementSibling;
-      if (factor && !/^(mo|mspace)$/.test(factor.localName) && !factor.querySelector(':scope > mspace:only-child')) {
-        const space = document.createElementNS(MATHML, 'mspace');
-        space.setAttribute('width', THIN);
-        before.before(space);
-      }
+    if (!isSign(e, /^[+−±∓]$/) || before?.localName !== 'mo') continue;
+    const bars = [...e.parentElement.children].filter((one) => isSign(one, /^[|‖]$/));
+    if (!/^[)\]}!|‖′″⟩⌉⌋…⋯]$/.test(before.textContent) || bars.indexOf(before) % 2 === 0) {
+      e.setAttribute('form', 'prefix');
     }
   }
 }
@@ -162,8 +206,8 @@ async function formulas(main, found) {
     const math = new DOMParser().parseFromString(source, 'application/xml').documentElement;
     if (math.querySelector('merror')) found.push(`formula in error: ${tex.slice(0, 60)}`);
     if (math.querySelector('mtext[mathcolor="red"]')) found.push(`unknown command in a formula: ${tex.slice(0, 60)}`);
-    tidy(math);
     spaced(math);
+    tidy(math);
     math.setAttribute('alttext', tex.replace(/\s+/g, ' '));
     texts.forEach((node) => node.remove());
     box.append(document.importNode(math, true));
@@ -185,7 +229,6 @@ async function formulas(main, found) {
       box.className = `${box.className} ${step(sizes[k] + number)}`.trim();
     }
     if (!box.className) box.removeAttribute('class');
-    if (!display && !box.attributes.length) box.replaceWith(...box.childNodes);
   });
   // A part that is still wide is set smaller, and has a line of its own.
   const many = made.map((box, k) => [box, parts[k]]).filter(([, several]) => several.length > 1);
@@ -196,6 +239,11 @@ async function formulas(main, found) {
     line.className = kind;
     part.before(line);
     line.append(part);
+  }
+  for (const box of made) {
+    if (box.localName === 'div' || box.className) continue;
+    glued(box);
+    if (!box.id) box.replaceWith(...box.childNodes);
   }
   return { formulas: made.length, broken: many.length };
 }
@@ -318,7 +366,7 @@ function links(main) {
   }
 }
 
-const KEPT = /^(math|wide|wider|widest|word|remark|label|claim|eqno|cell_output|pst-scrollable-table-container|kexue-.*|proved|computed|supported)$/;
+const KEPT = /^(math|glued|wide|wider|widest|word|remark|label|claim|eqno|cell_output|pst-scrollable-table-container|kexue-.*|proved|computed|supported)$/;
 const ALSO =
   /^(admonition|admonition-title|exercise|solution|proof|citation|caption-number|section-number|rubric|sig|field-list|hide)$/;
 

@@ -105,9 +105,10 @@ def desk():
 def xhtml(about, title, body, kind=""):
     """Return a file of the book as text."""
     kind = f' epub:type="{kind}"' if kind else ""
+    language = about["language"]
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE html>
-<html xmlns="http://www.w3.org/1999/xhtml" xmlns:epub="{OPS}" lang="{about["language"]}" xml:lang="{about["language"]}">
+<html xmlns="http://www.w3.org/1999/xhtml" xmlns:epub="{OPS}" lang="{language}" xml:lang="{language}">
 <head><title>{html.escape(title)}</title><link rel="stylesheet" type="text/css" href="epub.css"/></head>
 <body{kind}>{body}</body>
 </html>
@@ -237,7 +238,8 @@ def package(about, files, spine):
         items.append(f'<item id="{key(file)}" href="{file}" media-type="{TYPES[suffix]}"{kinds}/>\n')
     order = "".join(f'<itemref idref="{key(file)}"/>\n' for file in spine)
     return f"""<?xml version="1.0" encoding="UTF-8"?>
-<package xmlns="http://www.idpf.org/2007/opf" version="3.0" unique-identifier="id" xml:lang="{esc["language"]}">
+<package xmlns="http://www.idpf.org/2007/opf" version="3.0" unique-identifier="id"
+ xml:lang="{esc["language"]}">
 <metadata xmlns:dc="http://purl.org/dc/elements/1.1/">
 <dc:identifier id="id">{identity}</dc:identifier>
 <dc:title id="title">{esc["title"]}</dc:title>
@@ -320,13 +322,9 @@ def faults(files):
                     found.append(f"{file}: {e.get(kind)[:60]} is not in the book")
                 if place.scheme or e.get(kind) is None:
                     continue
-                folder = posixpath.dirname(file)
-                target = (
-                    posixpath.normpath(posixpath.join(folder, unquote(place.path))) if place.path else file
-                )
-                if target not in files:
-                    found.append(f"{file}: a link leads nowhere: {e.get(kind)}")
-                elif place.fragment and unquote(place.fragment) not in ids.get(target, ()):
+                path = posixpath.join(posixpath.dirname(file), unquote(place.path))
+                target, at = posixpath.normpath(path) if place.path else file, unquote(place.fragment)
+                if target not in files or (at and at not in ids.get(target, ())):
                     found.append(f"{file}: a link leads nowhere: {e.get(kind)}")
         text = "".join(spoken(tree))
         for match in re.finditer(r"\\[a-zA-Z()\[\]]|\ufffd", text):
