@@ -104,7 +104,12 @@ function glued(box) {
   }
 }
 
-const isSign = (e, pattern) => e?.localName === 'mo' && pattern.test(e.textContent);
+// The sign that a term is, if it is one: TeX's classes put some into rows of their own.
+function sign(e) {
+  if (e?.localName === 'mo') return e.textContent;
+  return e?.localName === 'mrow' && e.children.length === 1 ? sign(e.children[0]) : '';
+}
+const isSign = (e, pattern) => pattern.test(sign(e));
 
 // The spaces that TeX has and a device would set otherwise, since it knows a sign but not what it means.
 function spaced(math) {
@@ -119,7 +124,7 @@ function spaced(math) {
   };
   const blank = (e) => e.localName === 'mspace' || (e.children.length === 1 && blank(e.children[0]));
   // A term stands apart from the name of a function beside it, unless a sign, a space or a bracket is between.
-  const term = (e) => e && e.localName !== 'mo' && !blank(e);
+  const term = (e) => e && !sign(e) && !blank(e);
   const opened = (e) => isSign(e, /^[([{|]/) || (e?.localName === 'mrow' && isSign(e.firstElementChild, /^[([{|]/));
   for (const e of math.querySelectorAll('mi, mo')) {
     let whole = e;
@@ -128,7 +133,7 @@ function spaced(math) {
       whole = whole.parentElement;
     }
     const before = whole.previousElementSibling;
-    if (e.dataset.mjxTexclass === 'OP' && /^\p{L}{2,}$/u.test(e.textContent)) {
+    if (/^\p{L}{2,}$/u.test(e.textContent)) {
       if (e.localName === 'mo') set(e, '0', '0');
       let after = whole.nextElementSibling;
       if (isSign(after, /^\u2061$/)) after = after.nextElementSibling;
@@ -136,9 +141,9 @@ function spaced(math) {
       if (term(before) || isSign(before, /^[)\]}!|]$/)) whole.before(space());
     }
     if (isSign(e, /^[|‖/.]$/)) set(e, '0', '0');
-    if (!isSign(e, /^[+−±∓]$/) || before?.localName !== 'mo') continue;
+    if (!isSign(e, /^[+−±∓]$/) || !sign(before)) continue;
     const bars = [...e.parentElement.children].filter((one) => isSign(one, /^[|‖]$/));
-    if (!/^[)\]}!|‖′″⟩⌉⌋…⋯]$/.test(before.textContent) || bars.indexOf(before) % 2 === 0) {
+    if (!isSign(before, /^[)\]}!|‖′″⟩⌉⌋…⋯]$/) || bars.indexOf(before) % 2 === 0) {
       e.setAttribute('form', 'prefix');
     }
   }
@@ -169,11 +174,10 @@ function broken(math) {
   [...terms.children].forEach((term, k) => {
     pieces.at(-1).push(term);
     size += sizes[k];
-    const sign = term.localName === 'mo' ? term.textContent : '';
-    if (/^[([{]$/.test(sign)) open += 1;
-    if (/^[)\]}]$/.test(sign)) open -= 1;
+    if (isSign(term, /^[([{]$/)) open += 1;
+    if (isSign(term, /^[)\]}]$/)) open -= 1;
     const last = sizes.slice(k + 1).reduce((sum, one) => sum + one, 0) < PIECE;
-    if (BREAKS.test(sign) && size >= PIECE && !last && (open <= 0 || size > WIDE)) {
+    if (isSign(term, BREAKS) && size >= PIECE && !last && (open <= 0 || size > WIDE)) {
       pieces.push([]);
       size = 0;
     }
@@ -183,7 +187,7 @@ function broken(math) {
     const part = document.createElementNS(MATHML, 'math');
     if (math.getAttribute('display') === 'block') part.setAttribute('displaystyle', 'true');
     for (const term of piece) {
-      if (term.localName === 'mo' && BREAKS.test(term.textContent) && term === piece.at(-1)) {
+      if (term.localName === 'mo' && isSign(term, BREAKS) && term === piece.at(-1)) {
         term.setAttribute('form', 'infix');
       }
     }
