@@ -123,9 +123,7 @@ def picture(kind, content, root):
         return f".{kind}", base64.b64decode(content)
     path = root / posixpath.normpath(unquote(content.removeprefix(SITE)))
     if not content.startswith(SITE) or not path.is_file():
-        raise Refused(
-            f"the picture {content} is not among the built pages: run make clean and then make book"
-        )
+        raise Refused(f"the picture {content} is not there: run make clean and then make book")
     return path.suffix, path.read_bytes()
 
 
@@ -229,9 +227,8 @@ def package(about, files, spine):
     for file, data in sorted(files.items()):
         suffix = posixpath.splitext(file)[1]
         if suffix not in TYPES:
-            raise Refused(
-                f"a device need not know files such as {file}: use one of {', '.join(sorted(TYPES))}"
-            )
+            known = ", ".join(sorted(TYPES))
+            raise Refused(f"devices need not know files such as {file}: make it one of {known}")
         kinds = ["nav"] * (file == "nav.xhtml") + ["cover-image"] * (file == "images/cover.png")
         kinds += ["mathml"] * (suffix == ".xhtml" and b"<math" in data)
         kinds = f' properties="{" ".join(kinds)}"' if kinds else ""
