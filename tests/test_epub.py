@@ -52,7 +52,8 @@ OTHER = r"""<article class="bd-article"><section id="two">
 <thead><tr><th><p>Equation</p></th><th><p>Statement</p></th><th><p>Verdict</p></th></tr></thead>
 <tbody><tr><td><p><span class="target" id="claim"></span><a href="one.html#eq">(1.1)</a></p></td>
 <td><div class="math">\[ x\]</div></td><td><p><strong>✓ proved</strong></p></td></tr></tbody></table></div>
-<p><a href="one.html">back</a>END</p></section></section></article>"""
+<p><a href="one.html">back</a>, <span class="math">\(\frac{\cos x}{\ln^2 2\sin y} e^{\sin x}\sin x
+|\cos z|^2-|-\max(1, -2)|\)</span></p></section></section></article>"""
 PARTS = [("", ["book/one"]), ("First part", ["book/api/two"])]
 
 
@@ -187,6 +188,12 @@ def test_formulas_are_mathml_with_numbers_in_pieces_that_fit_a_line(files):
     assert said.endswith("+31x31")
     for piece in pieces[:-1]:
         assert piece[-1].get("form") == "infix"  # = or +, after which the line may end
+    # Names of functions stand apart from a term beside them, and a minus after a sign belongs to its number.
+    _, *pieces = tree(files, "api.two.xhtml").iter(f"{MATHML}math")
+    every = [e for piece in pieces for e in piece.iter()]
+    shown = "".join("␣" if e.tag == f"{MATHML}mspace" else (e.text or "").strip("\u2061") for e in every)
+    assert shown == "cos␣xln2␣2␣sin␣yesin␣x␣sin␣x|cos␣z|2−|−max(1,−2)|"
+    assert [e.get("form") for e in every if e.text == "−"] == ["infix", "prefix", "prefix"]
     # A check is told as a card: its statement is whole, the other parts are named.
     card = next(e for e in tree(files, "api.two.xhtml").iter(f"{XHTML}div") if e.get("class") == "claim")
     assert "".join(card.itertext()).strip() == "(1.1)xVerdict: ✓ proved"
@@ -217,6 +224,7 @@ def test_faults_of_a_finished_book_are_found(press, files):
         (b"</main>", b"", "is not well-formed"),
         (b"Why?", rb"\(x^2\)", "a formula left as TeX"),
         (b"Why?", "\ufffd".encode(), "a lost character"),
+        (b"</mfrac>", b"<mi>x</mi></mfrac>", "a mfrac of 3 parts"),
         (b"Why?", b"<script></script>", "an element script"),
         (b'alt="A dot."', b'alt=""', "a picture without a description"),
         (b"images/one-1.svg", b"https://a.b/c.svg", "is not in the book"),

@@ -125,6 +125,10 @@ function spaced(math) {
   const blank = (e) => e.localName === 'mspace' || (e.children.length === 1 && blank(e.children[0]));
   // A term stands apart from the name of a function beside it, unless a sign, a space or a bracket is between.
   const term = (e) => e && !sign(e) && !blank(e);
+  // A bar, which may bear a square, closes what an earlier one has opened.
+  const isBar = (e) => isSign(/^msu[bp]/.test(e?.localName) ? e.firstElementChild : e, /^[|‖]$/);
+  const nth = (e) => [...e.parentElement.children].filter(isBar).indexOf(e);
+  const closes = (e) => isSign(e, /^[)\]}!′″⟩⌉⌋…⋯]$/) || (isBar(e) && nth(e) % 2 === 1);
   const opened = (e) => isSign(e, /^[([{|]/) || (e?.localName === 'mrow' && isSign(e.firstElementChild, /^[([{|]/));
   for (const e of math.querySelectorAll('mi, mo')) {
     let whole = e;
@@ -133,19 +137,16 @@ function spaced(math) {
       whole = whole.parentElement;
     }
     const before = whole.previousElementSibling;
-    if (/^\p{L}{2,}$/u.test(e.textContent)) {
+    const inRow = /^(math|mrow|mstyle|msqrt|mtd|mpadded)$/.test(whole.parentElement.localName); // not in a fraction
+    if (inRow && /^\p{L}{2,}$/u.test(e.textContent)) {
       if (e.localName === 'mo') set(e, '0', '0');
       let after = whole.nextElementSibling;
       if (isSign(after, /^\u2061$/)) after = after.nextElementSibling;
       if (term(after) && !opened(after)) after.before(space());
-      if (term(before) || isSign(before, /^[)\]}!|]$/)) whole.before(space());
+      if (term(before) || closes(before)) whole.before(space());
     }
     if (isSign(e, /^[|‖/.]$/)) set(e, '0', '0');
-    if (!isSign(e, /^[+−±∓]$/) || !sign(before)) continue;
-    const bars = [...e.parentElement.children].filter((one) => isSign(one, /^[|‖]$/));
-    if (!isSign(before, /^[)\]}!|‖′″⟩⌉⌋…⋯]$/) || bars.indexOf(before) % 2 === 0) {
-      e.setAttribute('form', 'prefix');
-    }
+    if (isSign(e, /^[+−±∓]$/) && sign(before) && !closes(before)) e.setAttribute('form', 'prefix');
   }
 }
 

@@ -56,6 +56,9 @@ ACCESS = {
     ],
 }
 ATTRIBUTE = re.compile(r'(?<=\s)(href|src)="([^"]*)"')
+# So many parts each of these has in MathML.
+ARITY = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "msubsup": 3}
+ARITY |= {"munder": 2, "mover": 2, "munderover": 3}
 # Beside these, a backslash is a formula that was left as TeX.
 VERBATIM = {"pre", "code", "dt"}
 
@@ -311,6 +314,8 @@ def faults(files):
             tag = local(e.tag)
             if tag in {"script", "style", "iframe", "object", "form", "input", "button", "merror", "svg"}:
                 found.append(f"{file}: an element {tag}")
+            if len(e) != ARITY.get(tag, len(e)):
+                found.append(f"{file}: a {tag} of {len(e)} parts: {''.join(e.itertext())[:60]}")
             if tag == "img" and not (e.get("alt") or "").strip():
                 found.append(f"{file}: a picture without a description")
             for kind in ("href", "src"):
@@ -361,6 +366,8 @@ def make(parts, root=HTML, said=lambda text: None):
     if wrong:
         raise Refused("the pages cannot be shown as they are:\n    " + "\n    ".join(wrong))
     before = front(what, parts, heads)
+    if taken := before.keys() & files.keys():
+        raise Refused(f"a page cannot become {min(taken)}, which is a name of this book: rename it")
     files |= before | {"epub.css": (ROOT / "tools" / "epub.css").read_bytes()}
     files["package.opf"] = package(what, files, [*before, *map(name, pages)]).encode()
     files = {PREFIX + file: data for file, data in files.items()}
