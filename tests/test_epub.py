@@ -53,7 +53,9 @@ OTHER = r"""<article class="bd-article"><section id="two">
 <tbody><tr><td><p><span class="target" id="claim"></span><a href="one.html#eq">(1.1)</a></p></td>
 <td><div class="math">\[ x\]</div></td><td><p><strong>✓ proved</strong></p></td></tr></tbody></table></div>
 <p><a href="one.html">back</a>, <span class="math">\(\frac{\cos x}{\ln^2 2\sin y} e^{\sin x}\sin x
-|\cos z|^2-|-\max(1, -2)|\)</span></p></section></section></article>"""
+|\cos z|^2-|-\max(1, -2)|\)</span></p>
+<div class="math">\[ \begin{split}\begin{split}a&=b\\&=c\end{split}\end{split} \]</div>
+</section></section></article>"""
 PARTS = [("", ["book/one"]), ("First part", ["book/api/two"])]
 
 
@@ -189,7 +191,8 @@ def test_formulas_are_mathml_with_numbers_in_pieces_that_fit_a_line(files):
     for piece in pieces[:-1]:
         assert piece[-1].get("form") == "infix"  # = or +, after which the line may end
     # Names of functions stand apart from a term beside them, and a minus after a sign belongs to its number.
-    _, *pieces = tree(files, "api.two.xhtml").iter(f"{MATHML}math")
+    _, *pieces, lines = tree(files, "api.two.xhtml").iter(f"{MATHML}math")
+    assert [e.get("class") for e in lines.iter(f"{MATHML}mtd")] == ["right", "left"] * 2
     every = [e for piece in pieces for e in piece.iter()]
     shown = "".join("␣" if e.tag == f"{MATHML}mspace" else (e.text or "").strip("\u2061") for e in every)
     assert shown == "cos␣xln2␣2␣sin␣yesin␣x␣sin␣x|cos␣z|2−|−max(1,−2)|"

@@ -60,12 +60,17 @@ function tidy(math) {
       e.removeAttribute('mathvariant');
       e.textContent = Array.from(e.textContent, (one) => letter(one, alphabet)).join('');
     }
-    if (e.localName === 'mtable') {
-      const sides = (e.getAttribute('columnalign') ?? 'center').split(' ');
-      if (e.getAttribute('columnspacing') === '0em') e.setAttribute('class', 'close');
-      for (const row of e.children) {
-        [...row.children].forEach((cell, k) => cell.setAttribute('class', sides[Math.min(k, sides.length - 1)]));
-      }
+  }
+  for (const table of math.querySelectorAll('mtable')) {
+    // Sphinx and the author both ask for aligned lines: the outer table has one cell, the inner table.
+    if (table.querySelector(':scope > mtr:only-child > mtd:only-child > mtable:only-child')) {
+      table.replaceWith(table.querySelector('mtable'));
+      continue;
+    }
+    const sides = (table.getAttribute('columnalign') ?? 'center').split(' ');
+    if (table.getAttribute('columnspacing') === '0em') table.setAttribute('class', 'close');
+    for (const row of table.children) {
+      [...row.children].forEach((cell, k) => cell.setAttribute('class', sides[Math.min(k, sides.length - 1)]));
     }
   }
 }
@@ -230,8 +235,8 @@ async function formulas(main, found) {
       parts[k].forEach((part) => box.append(part, document.createElement('wbr')));
       box.lastElementChild.remove();
     } else {
-      const number = box.querySelector('.eqno') ? NUMBER : 0;
-      box.className = `${box.className} ${step(sizes[k] + number)}`.trim();
+      const near = box.querySelector('.eqno') && step(sizes[k] + NUMBER) ? 'near' : '';
+      box.className = `${box.className} ${step(sizes[k]) || near}`.trim();
     }
     if (!box.className) box.removeAttribute('class');
   });
@@ -371,7 +376,7 @@ function links(main) {
   }
 }
 
-const KEPT = /^(math|glued|wide|wider|widest|word|remark|label|claim|eqno|cell_output|pst-scrollable-table-container|kexue-.*|proved|computed|supported)$/;
+const KEPT = /^(math|glued|near|wide|wider|widest|word|remark|label|claim|eqno|cell_output|pst-scrollable-table-container|kexue-.*|proved|computed|supported)$/;
 const ALSO =
   /^(admonition|admonition-title|exercise|solution|proof|citation|caption-number|section-number|rubric|sig|field-list|hide)$/;
 
