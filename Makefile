@@ -13,7 +13,7 @@ RUN = .venv/bin/python
 phase = @printf '== %s\n' '$(1)'; start=$$(date +%s); $(2) || exit $$?; \
 	printf '   %s s\n' "$$(($$(date +%s) - start))"
 
-.PHONY: help env book pdf test lint types lab serve bench full sweeps gpu lock clean distclean
+.PHONY: help env book pdf epub test lint types lab serve bench full sweeps gpu lock clean distclean
 # One thing after the other: with -j the output of two phases would be mixed.
 .NOTPARALLEL:
 
@@ -31,6 +31,9 @@ book: env ## execute the chapters that changed and build _build/html
 
 pdf: book ## print the whole book into _build/kexue.pdf (needs chromium; takes some minutes)
 	@$(RUN) tools/pdf.py
+
+epub: book ## make an EPUB of the whole book, _build/kexue.epub (needs chromium; takes a minute)
+	@$(RUN) tools/epub.py
 
 test: env lint book ## everything that is checked; ends with pytest's summary
 	@printf '== tests\n'

@@ -31,14 +31,16 @@ PARTS = [("First part", ["book/one", "book/two"])]
 def pdf():
     spec = importlib.util.spec_from_file_location("kexue_pdf", ROOT / "tools" / "pdf.py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tools")
+        spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="module")
 def press(pdf):
     """What prints, if there is a browser; in continuous integration there must be one."""
-    if not os.environ.get("CI") and not any(map(shutil.which, pdf.PROGRAMS)):
+    if not os.environ.get("CI") and not any(map(shutil.which, pdf.built.PROGRAMS)):
         pytest.skip("no browser: install chromium to run these tests")
     pytest.importorskip("playwright.sync_api")
     if not HTML.is_dir():
@@ -143,7 +145,7 @@ def test_failures_are_one_sentence_and_the_last_good_file_stays(pdf, monkeypatch
     target = tmp_path / "kexue.pdf"
     target.write_bytes(b"good")
     monkeypatch.setattr(pdf, "PDF", target)
-    monkeypatch.setattr(pdf, "ROOT", tmp_path)
+    monkeypatch.setattr(pdf.built, "ROOT", tmp_path)
     monkeypatch.setattr(pdf, "toc", list)
     monkeypatch.setattr(sys, "argv", ["pdf.py"])
 
@@ -157,9 +159,9 @@ def test_failures_are_one_sentence_and_the_last_good_file_stays(pdf, monkeypatch
 
     assert "the disk is full: free some space" in fails(OSError(28, "No space left on device"))
     assert "is that of the last good run" in fails(pdf.Refused("no pages: run make book"))
-    monkeypatch.setattr(pdf.shutil, "which", lambda _: None)
+    monkeypatch.setattr(pdf.built.shutil, "which", lambda _: None)
     with pytest.raises(pdf.Refused, match="install chromium"):
-        pdf.browser()
+        pdf.built.browser()
     with pytest.raises(pdf.Refused, match="run make book"):
         pdf.article("book/none", tmp_path)
     assert target.read_bytes() == b"good"

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def release(tmp_path, monkeypatch):
-    """The tool, in a repository whose pages and PDF are as its sources."""
+    """The tool, in a repository whose pages, PDF and EPUB are as its sources."""
     for name, text in {
         "pyproject.toml": 'version = "1.2"\n',
         "CITATION.cff": "version: 1.2\n",
@@ -31,6 +31,7 @@ def release(tmp_path, monkeypatch):
     (html / "_sources" / "book" / "one.ipynb").write_text("{}")
     (html / ".inputs").write_text("as the sources")
     (tmp_path / "_build" / "kexue.pdf").write_text("%PDF")
+    (tmp_path / "_build" / "kexue.epub").write_text("PK")
     who = {"NAME": "A", "EMAIL": "a@example.org", "DATE": "2026-01-02T03:04:06Z"}
     for role in ("AUTHOR", "COMMITTER"):
         for key, value in who.items():
@@ -40,7 +41,8 @@ def release(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("release", ROOT / "tools" / "release.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    places = {"ROOT": tmp_path, "HTML": html, "PDF": tmp_path / "_build/kexue.pdf", "DIST": tmp_path / "dist"}
+    places = {"ROOT": tmp_path, "HTML": html, "DIST": tmp_path / "dist"}
+    places |= {kind: tmp_path / f"_build/kexue.{kind.lower()}" for kind in ("PDF", "EPUB")}
     for name, value in places.items():
         monkeypatch.setattr(tool, name, value)
 
@@ -61,13 +63,13 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_release_has_pages_notebooks_pdf_claims_and_their_checksums(release, capsys):
+def test_a_release_has_pages_notebooks_pdf_epub_claims_and_their_checksums(release, capsys):
     assert release.main() == 0, capsys.readouterr().err
     found = contents(release.DIST)
     name = "scientific-spaces-executable-1.2"
     sums = dict(line.split()[::-1] for line in found.pop("SHA256SUMS").decode().splitlines())
     assert sums == {one: hashlib.sha256(data).hexdigest() for one, data in found.items()}
-    others = {f"{name}-html.zip", f"{name}-notebooks.zip", f"{name}.pdf"}
+    others = {f"{name}-html.zip", f"{name}-notebooks.zip", f"{name}.pdf", f"{name}.epub"}
     assert found.keys() == others | {"claims.json", "claims.schema.json"}
     with zipfile.ZipFile(release.DIST / f"{name}-html.zip") as pages:
         assert f"{name}-html/book/one.html" in pages.namelist()
@@ -84,6 +86,7 @@ def test_the_same_sources_give_the_same_bytes(release):
         os.utime(path, (1e9, 1e9))
     (release.HTML / ".inputs").touch()
     release.PDF.touch()
+    release.EPUB.touch()
     assert release.main() == 0
     assert contents(release.DIST) == first
 
@@ -95,7 +98,9 @@ def test_the_same_sources_give_the_same_bytes(release):
         (lambda root: (root / "_build/html/.inputs").write_text("older"), "run make test"),
         (lambda root: (root / "_build/html/.inputs").unlink(), "run make test"),
         (lambda root: (root / "_build/kexue.pdf").unlink(), "run make pdf"),
-        (lambda root: os.utime(root / "_build/kexue.pdf", (0, 0)), "older than the pages"),
+        (lambda root: os.utime(root / "_build/kexue.pdf", (0, 0)), "older than the pages: run make pdf"),
+        (lambda root: (root / "_build/kexue.epub").unlink(), "run make epub"),
+        (lambda root: os.utime(root / "_build/kexue.epub", (0, 0)), "older than the pages: run make epub"),
     ],
 )
 def test_what_does_not_fit_is_no_release(release, capsys, spoil, words):

@@ -1,6 +1,6 @@
-"""Make what a release consists of: the pages, the notebooks, the PDF, the claims, and their checksums.
+"""Make what a release consists of: pages, notebooks, PDF, EPUB, claims, and their checksums.
 
-    python tools/release.py          from what `make test` and `make pdf` have built, into dist/
+    python tools/release.py          from what `make test`, `make pdf` and `make epub` have built, into dist/
     python tools/release.py --tag    and tag this commit with the version
 
 The same sources give the same archives, byte for byte: entries are sorted and dated with the commit.
@@ -19,7 +19,8 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HTML, PDF, DIST = ROOT / "_build" / "html", ROOT / "_build" / "kexue.pdf", ROOT / "dist"
+HTML, DIST = ROOT / "_build" / "html", ROOT / "dist"
+PDF, EPUB = ROOT / "_build" / "kexue.pdf", ROOT / "_build" / "kexue.epub"
 
 
 class Refused(Exception):
@@ -51,7 +52,7 @@ def version():
 
 
 def built():
-    """Refuse a release of pages or of a PDF that were not made from these sources."""
+    """Refuse a release of pages, of a PDF or of an EPUB that were not made from these sources."""
     if git("status", "--porcelain"):
         raise Refused("the tree is not clean: commit first, so that the tag names what was built")
     sys.path.insert(0, str(ROOT / "tools"))
@@ -62,8 +63,9 @@ def built():
     mark = HTML / ".inputs"
     if not mark.is_file() or mark.read_text() != book.inputs(fingerprint.everything()):
         raise Refused("the pages were not made from these sources: run make test")
-    if not PDF.is_file() or PDF.stat().st_mtime < mark.stat().st_mtime:
-        raise Refused("the PDF is missing or older than the pages: run make pdf")
+    for file, kind in (PDF, "PDF"), (EPUB, "EPUB"):
+        if not file.is_file() or file.stat().st_mtime < mark.stat().st_mtime:
+            raise Refused(f"the {kind} is missing or older than the pages: run make {kind.lower()}")
 
 
 def archive(target, folder, files, when):
@@ -87,6 +89,7 @@ def make():
     archive(new / f"{name}-html.zip", HTML, pages, when)
     archive(new / f"{name}-notebooks.zip", notebooks, notebooks.glob("*.ipynb"), when)
     shutil.copyfile(PDF, new / f"{name}.pdf")
+    shutil.copyfile(EPUB, new / f"{name}.epub")
     shutil.copyfile(HTML / "book" / "claims.json", new / "claims.json")
     shutil.copyfile(HTML / "book" / "claims.schema.json", new / "claims.schema.json")
     files = sorted(new.iterdir())
