@@ -1,12 +1,16 @@
 """The built book in a real browser: offline, WCAG 2.2 AA, no sideways scroll on a phone, search."""
 
 import http.server
+import io
 import os
+import re
 import shutil
 import threading
 from functools import partial
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from kexue_lib.notebooks import book_root
 
@@ -77,12 +81,12 @@ def site():
         server.shutdown()
 
 
-def visit(browser, site, page, mode="light", width=1200, formulas=True):
+def visit(browser, site, page, mode="light", width=1200, height=900, formulas=True):
     """Open a page and return it with the addresses it asked for elsewhere and the errors it logged.
 
     Without formulas a page is there in a second and not in ten.
     """
-    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab = browser.new_page(viewport={"width": width, "height": height})
     tab.add_init_script(f"localStorage.setItem('mode','{mode}');localStorage.setItem('theme','{mode}')")
     foreign, errors = [], []
     if not formulas:
@@ -91,6 +95,8 @@ def visit(browser, site, page, mode="light", width=1200, formulas=True):
     tab.on("pageerror", lambda e: errors.append(str(e)))
     tab.goto(site + page)
     tab.wait_for_load_state("networkidle")
+    if formulas:
+        tab.evaluate("window.MathJax?.startup.promise.then(() => true)")
     return tab, foreign, errors
 
 
@@ -169,4 +175,226 @@ def test_a_screen_reader_finds_the_formulas_as_mathml(browser, site):
     formulas = tab.locator("mjx-container")
     assert formulas.count() > 50
     assert tab.locator("mjx-container mjx-assistive-mml math").count() == formulas.count()
+    tab.close()
+
+
+# -- a page as it is looked at, enlarged and walked through by keyboard ---------------------------------------
+
+
+def some(first, *others):
+    """Return parameters: a page for always, and others for the weekly run."""
+    return [first, *(pytest.param(page, marks=pytest.mark.weekly) for page in others)]
+
+
+# What is cut off: parts of a page that reach over its edge, but for what lies in something that scrolls.
+OUTSIDE = """
+() => {
+  const scrolls = (one) =>
+    one !== document.body && one !== document.documentElement &&
+    (/auto|scroll|hidden/.test(getComputedStyle(one).overflowX) || (one.parentElement && scrolls(one.parentElement)));
+  return [...document.querySelectorAll('.bd-article *, .bd-header-article *, .bd-footer-content *')]
+    .filter((one) => !one.closest('mjx-container, svg *, .highlight pre'))
+    .map((one) => [one, one.getBoundingClientRect()])
+    .filter(([one, box]) => box.width > 1 && box.height > 1 && (box.left < -1 || box.right > innerWidth + 1))
+    .filter(([one]) => one.checkVisibility({ visibilityProperty: true }) && !scrolls(one.parentElement))
+    .map(([one]) => one.outerHTML.slice(0, 90));
+}
+"""
+# The blocks of a section stand one below the other.
+OVERLAP = """
+() => [...document.querySelectorAll('.bd-article section')].flatMap((section) => {
+  const blocks = [...section.children].filter((one) => one.checkVisibility() && one.offsetHeight > 1);
+  const boxes = blocks.map((one) => one.getBoundingClientRect());
+  // A verdict's mark is drawn into the space below its formula.
+  return blocks.slice(1)
+    .filter((one, i) => boxes[i + 1].top < boxes[i].bottom - 16)
+    .map((one) => one.outerHTML.slice(0, 90));
+})
+"""
+UNDER_THE_HEADER = """
+name => {
+  location.hash = '';
+  location.hash = name;
+  const title = document.getElementById(name).querySelector('h2, h3');
+  const header = document.querySelector('.bd-header-article');
+  return title.getBoundingClientRect().top - header.getBoundingClientRect().bottom;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "page", some("book/hubness.html", "book/sde.html", "book/claims.html", "book/intro.html")
+)
+def test_a_page_enlarged_to_twice_its_size_loses_nothing(browser, site, page):
+    """At 200 % a window of 1280 x 1024 is one of 640 x 512 (WCAG 1.4.4)."""
+    tab, _, errors = visit(browser, site, page, width=640, height=512, formulas=False)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 640
+    assert tab.evaluate(OUTSIDE) == []
+    assert tab.evaluate(OVERLAP) == []
+    sections = tab.eval_on_selector_all(".bd-article section section[id]", "all => all.map(one => one.id)")
+    for name in sections[:: max(len(sections) // 3, 1)]:
+        assert 0 <= tab.evaluate(UNDER_THE_HEADER, name) < 300, name
+    menu = tab.locator("#pst-primary-sidebar-modal")
+    assert not menu.is_visible()
+    tab.locator(".primary-toggle").click()
+    assert menu.get_by_role("link", name="Notation").is_visible()
+    tab.keyboard.press("Escape")
+    assert not menu.is_visible()
+    assert errors == []
+    tab.close()
+
+
+MOVES = """
+() => {
+  const seconds = (text) => Math.max(...text.split(',').map((one) => parseFloat(one) * (/ms/.test(one) ? 1e-3 : 1)));
+  const kinds = {};
+  for (const one of document.querySelectorAll('*')) kinds[one.tagName + one.className] ??= one;
+  return Object.values(kinds).flatMap((one) => [null, '::before', '::after'].flatMap((part) => {
+    const style = getComputedStyle(one, part);
+    const still = seconds(style.transitionDuration) < 0.011 && style.scrollBehavior !== 'smooth' &&
+      (style.animationName === 'none' || seconds(style.animationDuration) < 0.011);
+    return still ? [] : [one.outerHTML.slice(0, 60) + (part || '')];
+  }));
+}
+"""
+
+
+@pytest.mark.parametrize("page", some("book/hubness.html", "book/claims.html", "search.html"))
+def test_nothing_moves_for_who_wants_no_motion(browser, site, page):
+    tab, _, _ = visit(browser, site, page, formulas=False)
+    assert tab.evaluate(MOVES) != []  # the theme's
+    tab.emulate_media(reduced_motion="reduce")
+    assert tab.evaluate(MOVES) == []
+    for summary in tab.locator("details.hide > summary").all()[:1]:
+        summary.click()
+    assert tab.evaluate("document.getAnimations().filter(one => one.effect.getTiming().duration > 11)") == []
+    tab.close()
+
+
+# Where the keyboard is: what, whether a ring around it can be told from what is behind, whether it is in sight.
+STOP = """
+() => {
+  const here = document.activeElement;
+  if (here === document.body) return null;
+  const numbers = (colour) => (colour.match(/[\\d.]+/g) || []).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = numbers(colour).slice(0, 3).map((one) => one / 255)
+      .map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  let behind = here.parentElement;
+  const paper = (one) => getComputedStyle(one).backgroundColor;
+  while (behind.parentElement && numbers(paper(behind))[3] === 0) behind = behind.parentElement;
+  const style = getComputedStyle(here);
+  const ring = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 1
+    ? style.outlineColor : style.boxShadow.match(/rgba?\\([^)]*\\)/)?.[0];
+  const ratio = ring && numbers(ring)[3] !== 0 ? light(ring) / light(paper(behind)) : 1;
+  const box = [...here.getClientRects()].find((one) => one.width > 0) ?? here.getBoundingClientRect();
+  const [x, y] = [box.x + Math.min(box.width, innerWidth) / 2, box.y + Math.min(box.height, 40) / 2];
+  const top = document.elementFromPoint(x, y);
+  return {
+    what: here.outerHTML.slice(0, 120),
+    area: here.closest('#pst-skip-link, .bd-sidebar-primary, .bd-header-article, article, .bd-sidebar-secondary, .prev-next-footer, dialog')
+      ?.className || here.closest('[id]')?.id,
+    ring: style.outlineStyle === 'auto' || Math.max(ratio, 1 / ratio) >= 3,
+    seen: Boolean(top && (here.contains(top) || top.contains(here))),
+  };
+}
+"""
+
+
+def walk(tab, most):
+    """Press Tab up to `most` times and return where that led; None is out of the page."""
+    stops = []
+    for _ in range(most):
+        tab.keyboard.press("Tab")
+        stops.append(tab.evaluate(STOP))
+        if stops[-1] is None:
+            break
+    return stops
+
+
+@pytest.mark.parametrize("mode", ["light", pytest.param("dark", marks=pytest.mark.weekly)])
+def test_a_chapter_is_walked_through_by_keyboard(browser, site, mode):
+    tab, _, _ = visit(browser, site, "book/hubness.html", mode, width=1280, formulas=False)
+    stops = walk(tab, 60)
+    areas = [stop["area"].split()[0] for stop in stops]
+    assert list(dict.fromkeys(areas)) == [
+        "skip-link",
+        "bd-sidebar-primary",
+        "bd-header-article",
+        "bd-article",
+    ]
+    assert areas.count("bd-article") > 10
+    # Hidden code and the solution of an exercise open and close.
+    for before, opens in {
+        "details.hide > summary": "one => one.parentElement.open",
+        ".solution .toggle-button, .toggle.solution .toggle-button, .admonition .toggle-button": (
+            "one => one.getAttribute('aria-expanded') === 'true' || !one.closest('.admonition').classList.contains('toggle-hidden')"
+        ),
+    }.items():
+        control = tab.locator(before).first
+        control.focus()
+        tab.keyboard.press("Shift+Tab")
+        stops += walk(tab, 1)
+        assert control.evaluate("one => one === document.activeElement")
+        states = [control.evaluate(opens)]
+        for key in ("Enter", "Space"):
+            tab.keyboard.press(key)
+            states.append(control.evaluate(opens))
+        assert states == [False, True, False], before
+    tab.locator(".prev-next-footer a").first.focus()
+    stops += walk(tab, 60)
+    assert stops.pop() is None  # and so out of the page
+    assert [stop["what"] for stop in stops if not stop["ring"]] == []
+    assert [stop["what"] for stop in stops if not stop["seen"]] == []
+    tab.keyboard.press("Control+k")
+    assert tab.evaluate("document.activeElement.name") == "q"
+    tab.keyboard.press("Escape")
+    assert not tab.locator("#pst-search-dialog").is_visible()
+    tab.close()
+
+
+def pixels(tab, **options):
+    """Return a screenshot as an array of rows, columns and colours."""
+    return np.asarray(Image.open(io.BytesIO(tab.screenshot(**options))).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("page", some("book/hubness.html", "book/intro.html", "book/claims.html"))
+def test_a_page_looks_as_a_page_should(browser, site, page):
+    """No comparison with a picture of last time, which every new font would fail: what no page may lack."""
+    tab, _, _ = visit(browser, site, page, width=1280, formulas=False)
+    tab.add_style_tag(content="* { transition: none !important; scroll-behavior: auto !important }")
+    assert (
+        tab.evaluate(
+            "document.fonts.ready.then(all => [...all].filter(one => one.status === 'error').length)"
+        )
+        == 0
+    )
+    for width in (1280, 390):
+        tab.set_viewport_size({"width": width, "height": 900})
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate(OUTSIDE) == []
+        assert tab.evaluate(OVERLAP) == []
+        for mode in ("light", "dark"):
+            tab.evaluate("mode => { document.documentElement.dataset.theme = mode }", mode)
+            paper = [
+                int(one)
+                for one in re.findall(r"\d+", tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+            ]
+            assert (min(paper) > 200) == (mode == "light")
+            for part in (0, 0.3, 0.7):
+                tab.evaluate("part => scrollTo(0, part * document.body.scrollHeight)", part)
+                box = tab.locator(".bd-article").bounding_box()
+                left, right = max(int(box["x"]), 0), min(int(box["x"] + box["width"]), width)
+                seen = np.abs(pixels(tab)[80:, left:right] - paper[:3]).max(2)
+                where = (page, width, mode, part)
+                assert np.mean(seen < 30) > 0.4, where  # the theme's paper
+                bands = [np.mean(band > 90) for band in np.array_split(seen, 3)]
+                assert max(bands) < 0.5, where
+                assert sum(band > 0.004 for band in bands) >= 2, where  # text
+            for figure in tab.locator(".bd-article :is(.kexue-figure, img)").all()[:2]:
+                figure.scroll_into_view_if_needed()
+                shot = pixels(tab, clip=figure.bounding_box()).reshape(-1, 3)
+                assert len(np.unique(shot // 32, axis=0)) > 3, (page, width, mode)
     tab.close()

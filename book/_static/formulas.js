@@ -1,26 +1,31 @@
 // Formulas are drawn a few at a time, those in sight first: all at once they stop the page for seconds.
 "use strict";
-const AT_A_TIME = 30; // milliseconds
+const AT_A_TIME = 80; // milliseconds
+const FOUND = 10; // MathJax's number for a formula that is found and not yet read
 
 async function draw() {
-  const { startup, _ } = MathJax;
-  const page = startup.document;
-  const { handleRetriesFor } = _.mathjax.mathjax;
-  const patiently = (action) => handleRetriesFor(action);
+  const { handleRetriesFor } = MathJax._.mathjax.mathjax;
+  const page = MathJax.startup.document;
+  const pause = () => new Promise((done) => setTimeout(done));
+  await pause(); // the page's other scripts are short
   page.findMath();
-  page.getMetrics(); // of all of them in one look at the page
-  const FOUND = 10;
-  const waiting = [...page.math].filter((one) => one.state() < 200);
+  page.getMetrics(); // in one look at the page
+  const formulas = [...page.math];
+  for (const one of formulas) one.state(FOUND);
   // From the first in sight to the end, then what is above.
-  const seen = waiting.findIndex((one) => one.start.node.parentElement.getBoundingClientRect().bottom > 0);
-  waiting.push(...waiting.splice(0, Math.max(seen, 0)));
-  for (const one of waiting) one.state(FOUND); // not yet read
+  const below = (one) => one.start.node.parentElement.getBoundingClientRect().bottom > 0;
+  const seen = Math.max(formulas.findIndex(below), 0);
+  const waiting = [...formulas.slice(seen), ...formulas.slice(0, seen)].values();
+  addEventListener("beforeprint", () => {
+    for (const one of waiting) one.render(page);
+    page.addStyleSheet();
+  });
   let last = performance.now();
   for (const one of waiting) {
-    await patiently(() => one.render(page));
+    await handleRetriesFor(() => one.render(page)); // what it still has to load is waited for
     if (performance.now() - last > AT_A_TIME) {
       page.addStyleSheet();
-      await new Promise((done) => setTimeout(done));
+      await pause();
       last = performance.now();
     }
   }

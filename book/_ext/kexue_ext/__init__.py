@@ -10,7 +10,7 @@ from myst_nb.core.read import is_myst_markdown_notebook
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
 
-from kexue_ext import benchmarks, cite, download, ledger, library, outputs, site, status, sweeps, swift
+from kexue_ext import benchmarks, cite, download, ledger, library, outputs, site, status, sweeps, swift, tidy
 
 LOG = logging.getLogger(__name__)
 BODIES = {"exercise-content", "solution-content", "proof-content", "proof"}  # as their extensions name them
@@ -92,6 +92,7 @@ def setup(app):
     swift.setup(app)
     cite.setup(app)
     site.setup(app)
+    tidy.setup(app)
     app.add_directive("kexue-benchmarks", benchmarks.Benchmarks)
     app.add_directive("kexue-gpu", benchmarks.Gpu)
     app.add_directive("kexue-sweep", sweeps.Sweep)

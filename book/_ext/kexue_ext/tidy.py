@@ -10,6 +10,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from docutils import nodes
+
 ICON = re.compile(r'<(i|span) class="(fas|fa-solid) fa-([\w-]+)( [^"]*)?"></\1>')
 ICONS = "pydata_sphinx_theme/theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
 DRAWING = (
@@ -17,6 +19,7 @@ DRAWING = (
     '{height}"><path fill="currentColor" d="{path}" /></svg>'
 )
 CREDIT = "<!-- Icons: Font Awesome Free, by Fonticons, CC BY 4.0, https://fontawesome.com/license/free -->"
+VIEWPORT = re.compile(r'<meta name="viewport"[^>]*>')
 CODE, STYLE = re.compile(r"<pre>.*?</pre>", re.S), re.compile(r"<style>\.kexue-.*?</style>", re.S)
 SUMMARY = re.compile(r"<summary\b(?:(?!</summary>).)*?<p class=.*?</summary>", re.S)
 LOADED = re.compile(
@@ -38,6 +41,9 @@ NEEDS = {
 AT_ONCE = ("documentation_options.js", "searchtools.js", "language_data.js")
 # Nobody's browser asks for these: they are for who works on the theme, or for browsers before 2016.
 UNUSED = ("**/*.map", "scripts/fontawesome.js", "vendor/fontawesome/webfonts/*.ttf")
+# What the reader's system prefers is known at once: without it a page is first light, then drawn again.
+STORED = 'localStorage.getItem("theme") || '
+THEME = (f'{STORED}""', f'{STORED}(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")')
 MAP = re.compile(r"\n?(?://|/\*)# sourceMappingURL=\S+(?: \*/)?\s*\Z")
 
 
@@ -93,9 +99,8 @@ def load(page):
 
 def mend(page):
     """Return a page with what makes it valid, and without what it does not need."""
-    first, *others = re.findall(r'<meta name="viewport"[^>]*>', page) or [""]
-    for one in others:
-        page = page[: (place := page.rindex(one))] + page[place + len(one) :]
+    if first := VIEWPORT.search(page):  # docutils, Sphinx and the theme write one each
+        page = page[: first.end()] + VIEWPORT.sub("", page[first.end() :])
     # In code there may be no blocks (sphinx.ext.viewcode), in a summary no paragraphs (myst-nb), and a style
     # belongs into the head (our sliders, which elsewhere are alone on their page).
     blocks = [('<div class="viewcode-block"', '<span class="viewcode-block"'), ("</div>", "</span>")]
@@ -104,12 +109,19 @@ def mend(page):
     page = SUMMARY.sub(lambda match: match[0].replace("<p ", "<span ").replace("</p>", "</span>"), page)
     styles = dict.fromkeys(STYLE.findall(page))
     page = STYLE.sub("", page).replace("</head>", "".join(f"{one}\n" for one in styles) + "</head>", 1)
-    return load(draw(page))
+    return load(draw(page.replace(*THEME, 1)))
+
+
+def lift(app, doctree):
+    """Take lists out of paragraphs, into which napoleon puts what a function returns in several cases."""
+    for one in [one for one in doctree.findall(nodes.paragraph) if one.next_node(nodes.bullet_list)]:
+        one.parent.replace(one, one.children)
 
 
 def connect(app):
     """Mend what the templates make."""
     if app.builder.name in ("html", "dirhtml"):
+        app.add_js_file("formulas.js", priority=400, loading_method="defer")  # before MathJax
         made = app.builder.templates.render
         app.builder.templates.render = lambda template, context: mend(made(template, context))
 
@@ -130,4 +142,5 @@ def remove(app, error):
 def setup(app):
     """Register what this file defines."""
     app.connect("builder-inited", connect, priority=900)
+    app.connect("doctree-read", lift)
     app.connect("build-finished", remove, priority=950)
