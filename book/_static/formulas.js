@@ -1,6 +1,6 @@
 // Formulas are drawn a few at a time, those in sight first: all at once they stop the page for seconds.
 "use strict";
-const AT_A_TIME = 80; // milliseconds
+const AT_A_TIME = 50; // milliseconds; on a page that takes longer to lay out anew, as long as that takes
 const FOUND = 10; // MathJax's number for a formula that is found and not yet read
 
 async function draw() {
@@ -21,12 +21,15 @@ async function draw() {
     page.addStyleSheet();
   });
   let last = performance.now();
+  let pace = AT_A_TIME;
   for (const one of waiting) {
     await handleRetriesFor(() => one.render(page)); // what it still has to load is waited for
-    if (performance.now() - last > AT_A_TIME) {
+    const now = performance.now();
+    if (now - last > pace) {
       page.addStyleSheet();
       await pause();
       last = performance.now();
+      pace = Math.min(Math.max(AT_A_TIME, last - now), 150);
     }
   }
   page.updateDocument();

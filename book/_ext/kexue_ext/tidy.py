@@ -29,7 +29,7 @@ LOADED = re.compile(
 NEEDS = {
     "clipboard.min.js": "highlight",
     "copybutton": "highlight",
-    "togglebutton": r"toggle|admonition .*\bdropdown\b.*",
+    "togglebutton": r"toggle|(?=.*\badmonition\b).*\bdropdown\b.*",
     "design-tabs.js": "sd-.*",
     "sphinx-design.min.css": "sd-.*",
     "proof.css": "proof",
