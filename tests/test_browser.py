@@ -254,7 +254,8 @@ MOVES = """
   const unit = (one) => (/ms/.test(one) ? 1e-3 : 1);
   const seconds = (text) => Math.max(...text.split(',').map((one) => parseFloat(one) * unit(one)));
   const kinds = {};
-  for (const one of document.querySelectorAll('*')) kinds[one.tagName + one.className] ??= one;
+  for (const one of document.querySelectorAll('*'))
+    kinds[[one.closest('article') !== null, one.tagName, one.className]] ??= one;
   return Object.values(kinds).flatMap((one) => [null, '::before', '::after'].flatMap((part) => {
     const style = getComputedStyle(one, part);
     const still = seconds(style.transitionDuration) < 0.011 && style.scrollBehavior !== 'smooth' &&
