@@ -33,7 +33,7 @@ RULES = {
 # hundreds of rows: after the first few of each kind only the outside is looked at, or axe takes a minute.
 THIN = """
 const seen = {};
-const late = (kind) => (seen[kind] = (seen[kind] || 0) + 1) > 4;
+const late = (kind) => (seen[kind] = (seen[kind] || 0) + 1) > 2;
 for (const e of document.querySelectorAll('mjx-container')) {
   if (late('formula in ' + e.parentElement.tagName + e.parentElement.className)) e.replaceChildren();
 }
@@ -42,6 +42,12 @@ for (const e of document.querySelectorAll('.highlight pre span[class]')) {
 }
 for (const e of document.querySelectorAll('tbody tr')) {
   if (late('row of ' + e.closest('table').className)) e.remove();
+}
+for (const e of document.querySelectorAll('.kexue-verdict, .kexue-mark, .copybtn, .math > .eqno')) {
+  if (late(e.className)) e.remove();
+}
+for (const e of document.querySelectorAll('.bd-article section > p, .bd-article section > ul')) {
+  if (late('text ' + [...e.querySelectorAll('*')].map((one) => one.tagName + one.className).sort())) e.remove();
 }
 for (const e of document.querySelectorAll('.kexue-figure svg')) {
   if (late('drawing')) e.replaceChildren(...e.querySelectorAll(':scope > title, :scope > desc'));
