@@ -81,7 +81,10 @@ def test_icons_become_drawings_and_one_that_is_unknown_keeps_their_script():
     assert page.count('aria-hidden="true"') == 2
     assert '<svg class="svg-inline--fa fa-file fa-lg"' in page
     assert tidy.icons()["file"][2].startswith("M0 64C0 28.7")  # the solid one; the other is an outline
-    for unknown in ('<i class="fa-solid fa-nobody-drew-it"></i>', '<i class="fab fa-github"></i>'):
+    page = mended('<i class="theme-switch fas  fa-sun fa-lg" data-mode="light"  title="Light"></i>')
+    assert '<svg class="svg-inline--fa theme-switch fa-sun fa-lg" data-mode="light" aria-hidden' in page
+    assert "<title>Light</title>" in page
+    for unknown in ('<i class="fa-solid fa-nobody-drew-it"></i>', '<i class="a fab fa-github"></i>'):
         assert "fontawesome.js" in mended(unknown)
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from docutils import nodes
 
-ICON = re.compile(r'<(i|span) class="(fas|fa-solid) fa-([\w-]+)( [^"]*)?"></\1>')
+ICON = re.compile(r'<(i|span) ([^>]*?)class="([^"]*\b(?:fas|fa-solid) [^"]*)"([^>]*)></\1>')
+FONT = re.compile(r'<(?:i|span) [^>]*class="[^"]*\b(?:fa[srb]?|fa-(?:solid|regular|brands)) ')
 ICONS = "pydata_sphinx_theme/theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
 DRAWING = (
-    '<svg class="svg-inline--fa fa-{name}{more}" aria-hidden="true" focusable="false" viewBox="0 0 {width} '
-    '{height}"><path fill="currentColor" d="{path}" /></svg>'
+    '<svg {before}class="svg-inline--fa {classes}"{after} aria-hidden="true" focusable="false" '
+    'viewBox="0 0 {width} {height}">{title}<path fill="currentColor" d="{path}" /></svg>'
 )
 CREDIT = "<!-- Icons: Font Awesome Free, by Fonticons, CC BY 4.0, https://fontawesome.com/license/free -->"
 VIEWPORT = re.compile(r'<meta name="viewport"[^>]*>')
@@ -60,14 +61,25 @@ def draw(page):
     """Put drawings in the place of icons, and leave out the script that would do so if none is left."""
 
     def drawing(match):
-        name, more = match[3], match[4] or ""
-        if name not in icons():
+        classes = [name for name in match[3].split() if name not in ("fas", "fa-solid")]
+        named = [name.removeprefix("fa-") for name in classes if name.startswith("fa-")]
+        known = [icons()[name] for name in named if name in icons()]
+        if not known:
             return match[0]
-        width, height, path = icons()[name]
-        return DRAWING.format(name=name, more=more, width=width, height=height, path=path)
+        width, height, path = known[0]
+        title = re.search(r' *title="([^"]*)"', match[4])
+        return DRAWING.format(
+            before=match[2],
+            classes=" ".join(classes),
+            after=match[4].replace(title[0], "") if title else match[4],
+            title=f"<title>{title[1]}</title>" if title else "",
+            width=width,
+            height=height,
+            path=path,
+        )
 
     page = ICON.sub(drawing, page)
-    if re.search(r'class="(?:fa[srb]?|fa-(?:solid|regular|brands)) fa-', page):
+    if FONT.search(page):
         return page
     return re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>", CREDIT, page)
 
