@@ -47,7 +47,8 @@ for (const e of document.querySelectorAll('.kexue-verdict, .kexue-mark, .copybtn
   if (late(e.className)) e.remove();
 }
 for (const e of document.querySelectorAll('.bd-article section > p, .bd-article section > ul')) {
-  if (late('text ' + [...e.querySelectorAll('*')].map((one) => one.tagName + one.className).sort())) e.remove();
+  const within = [...e.querySelectorAll('*')].map((one) => one.tagName + one.className);
+  if (late('text ' + within.sort())) e.remove();
 }
 for (const e of document.querySelectorAll('.kexue-figure svg')) {
   if (late('drawing')) e.replaceChildren(...e.querySelectorAll(':scope > title, :scope > desc'));

@@ -107,10 +107,16 @@ def test_what_is_not_valid_is_said_otherwise():
 def test_files_that_nobody_asks_for_are_removed(tmp_path):
     scripts = tmp_path / "_static" / "scripts"
     scripts.mkdir(parents=True)
-    (scripts / "fontawesome.js").write_text("")
+    icons = scripts / "fontawesome.js"
+    icons.write_text("")
     (scripts / "a.js").write_bytes("let a = '\u00e9'\n//# sourceMappingURL=a.js.map".encode())
     (scripts / "a.js.map").write_text("{}")
-    tidy.remove(SimpleNamespace(builder=SimpleNamespace(name="html"), outdir=tmp_path), None)
+    app = SimpleNamespace(builder=SimpleNamespace(name="html"), outdir=tmp_path)
+    (tmp_path / "page.html").write_text(f"{HEAD}</body></html>")
+    tidy.remove(app, None)
+    assert icons.exists()  # a page asks for it
+    (tmp_path / "page.html").write_text(mended(""))
+    tidy.remove(app, None)
     assert [path.name for path in scripts.iterdir()] == ["a.js"]
     assert (scripts / "a.js").read_text("utf-8") == "let a = '\u00e9'\n"
 

@@ -41,7 +41,7 @@ NEEDS = {
 # A script that stands in a page uses these at once; the others wait until the page is there.
 AT_ONCE = ("documentation_options.js", "searchtools.js", "language_data.js")
 # Nobody's browser asks for these: they are for who works on the theme, or for browsers before 2016.
-UNUSED = ("**/*.map", "scripts/fontawesome.js", "vendor/fontawesome/webfonts/*.ttf")
+UNUSED = ("**/*.map", "vendor/fontawesome/webfonts/*.ttf")
 # What the reader's system prefers is known at once: without it a page is first light, then drawn again.
 STORED = 'localStorage.getItem("theme") || '
 THEME = (f'{STORED}""', f'{STORED}(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")')
@@ -145,6 +145,11 @@ def remove(app, error):
     static = Path(app.outdir, "_static")
     for path in [path for pattern in UNUSED for path in static.glob(pattern)]:
         path.unlink()
+    pages = (
+        path.read_text("utf-8") for path in Path(app.outdir).rglob("*.html") if static not in path.parents
+    )
+    if not any("scripts/fontawesome.js" in page for page in pages):
+        (static / "scripts" / "fontawesome.js").unlink(missing_ok=True)
     for path in [*static.glob("**/*.js"), *static.glob("**/*.css")]:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
         if MAP.search(text[-200:]):
