@@ -39,7 +39,7 @@ NEEDS = {
     "formulas.js": "math|output_area|tex2jax_process|mathjax_process",
 }
 # A script that stands in a page uses these at once; the others wait until the page is there.
-AT_ONCE = ("documentation_options.js", "searchtools.js", "language_data.js")
+AT_ONCE = ("documentation_options.js",)
 # Nobody's browser asks for these: they are for who works on the theme, or for browsers before 2016.
 UNUSED = ("**/*.map", "vendor/fontawesome/webfonts/*.ttf")
 # What the reader's system prefers is known at once: without it a page is first light, then drawn again.
@@ -88,14 +88,14 @@ def load(page):
     """Leave out scripts and styles that find nothing on the page, and let the others wait for it."""
     texts = set(re.findall(r'class="([^"]*)"', page))
     classes = texts | {name for text in texts for name in text.split()}
-    named = set()
+    named, waits = set(), "searchtools.js" not in page  # the search begins while its page is read
 
     def keep(match):
         for part, needed in NEEDS.items():
             if match[1].startswith(part) and not any(re.fullmatch(needed, name) for name in classes):
                 return ""
         tag, name = match[0], match[1].rpartition("/")[2]
-        if "<script" in tag and "defer" not in tag and name not in AT_ONCE:
+        if waits and "<script" in tag and "defer" not in tag and name not in AT_ONCE:
             tag = tag.replace("<script", "<script defer", 1)
         twice, _ = tag in named, named.add(tag)
         return "" if twice else tag
