@@ -438,6 +438,7 @@ def test_the_library_page_names_every_module():
 
 def test_static_files_are_small_and_well_formed():
     assert (ROOT / "book/_static/kexue.css").stat().st_size < 10_000
+    assert sum(path.stat().st_size for path in (ROOT / "book/_static").glob("*.js")) < 5_000
     ElementTree.parse(ROOT / "book/_static/favicon.svg")
 
 

@@ -23,6 +23,7 @@ from kexue_ext import (
     status,
     sweeps,
     swift,
+    tidy,
 )
 
 LOG = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ def setup(app):
     cite.setup(app)
     site.setup(app)
     foreign.setup(app)
+    tidy.setup(app)
     app.add_directive("kexue-benchmarks", benchmarks.Benchmarks)
     app.add_directive("kexue-gpu", benchmarks.Gpu)
     app.add_directive("kexue-sweep", sweeps.Sweep)
