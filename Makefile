@@ -37,9 +37,11 @@ epub: book ## make an EPUB of the whole book, _build/kexue.epub (needs chromium;
 
 test: env lint book ## everything that is checked; ends with pytest's summary
 	@printf '== tests\n'
-	@# Two processes on two cores leave nothing for threads inside them. In the order of the files, so that
-	@# the long runs of chapters begin early.
-	@OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" $(RUN) -m pytest tests kexue_lib \
+	@# As many processes as cores leave nothing for threads inside them; one more, since many of them wait
+	@# for a kernel or a browser. In the order of the files, so that the long runs of chapters begin early.
+	@OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}" \
+	PYTEST_XDIST_AUTO_NUM_WORKERS="$$(( $$($(RUN) -c 'import os; print(os.cpu_count())') + 1 ))" \
+	$(RUN) -m pytest tests kexue_lib \
 	  -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 lint: env ## style and mistakes, in the library and in the chapters

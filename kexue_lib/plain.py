@@ -62,7 +62,7 @@ def plain(source: str, show: Show, refuse: Callable[[str], None] = lambda name: 
     source : str
         The text of a page or of a cell.
     show : function of str
-        Says what a reference looks like, for example ``{eq}`eq-sum` `` or ``[there](other.md)``.
+        Says what a reference looks like, for example ``[there](other.md)``.
     refuse : function of str
         Is told the name of each directive that has no plain form; what it holds is kept.
 

@@ -52,10 +52,11 @@ def probability(n: int, turn: Any) -> Any:
 
     Returns
     -------
-    Fraction, if the turn is an ``int``, a ``Fraction`` or a SymPy rational: the exact value.
-    float, array or tensor of float64 otherwise, without a gradient: each float is taken as the exact
-    number it is, and the relative error is below 1e-12. Below the normal range of floats the absolute
-    error is at most two least floats; values smaller than these come out as 0.
+    Fraction, or float, array or tensor of float64
+        For a turn that is an ``int``, a ``Fraction`` or a SymPy rational, the exact value. Otherwise floats
+        without a gradient: each float is taken as the exact number it is, and the relative error is below
+        1e-12. Below the normal range of floats the absolute error is at most two least floats; values
+        smaller than these come out as 0.
 
     Raises
     ------
@@ -245,7 +246,8 @@ def leader_law(n: int, turn: Any) -> list[Any]:
 
     Returns
     -------
-    list of n + 1 Fractions for an exact turn, of floats with relative error below 1e-12 otherwise.
+    list of n + 1 Fractions or floats
+        Fractions for an exact turn; otherwise floats with a relative error below 1e-12.
 
     Raises
     ------

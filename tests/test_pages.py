@@ -125,6 +125,12 @@ def test_every_page_of_the_book_has_a_language_and_a_title(pages):
             assert (path, page.mispronounced) == (path, [])
 
 
+def test_no_markup_is_left_in_the_words_of_the_library():
+    for path in (HTML / "book" / "api").glob("*.html"):
+        words = re.sub(r"<(pre|code|script)\b.*?</\1>", "", path.read_text("utf-8"), flags=re.S)
+        assert (path.name, re.findall(r".{0,40}``.{0,40}", words)) == (path.name, [])
+
+
 def test_every_statement_links_to_its_row_in_the_ledger_and_back(pages):
     ledger = pages[(HTML / "book" / "claims.html").resolve()]
     count = 0
