@@ -145,10 +145,9 @@ def remove(app, error):
     static = Path(app.outdir, "_static")
     for path in [path for pattern in UNUSED for path in static.glob(pattern)]:
         path.unlink()
-    pages = (
-        path.read_text("utf-8") for path in Path(app.outdir).rglob("*.html") if static not in path.parents
-    )
-    if not any("scripts/fontawesome.js" in page for page in pages):
+    # Where a page could not be written there may be something else, without an end.
+    written = (path for path in Path(app.outdir).rglob("*.html") if path.is_file())
+    if not any("scripts/fontawesome.js" in path.read_text("utf-8") for path in written):
         (static / "scripts" / "fontawesome.js").unlink(missing_ok=True)
     for path in [*static.glob("**/*.js"), *static.glob("**/*.css")]:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
