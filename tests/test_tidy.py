@@ -80,11 +80,13 @@ def test_icons_become_drawings_and_one_that_is_unknown_keeps_their_script():
     assert "CC BY 4.0" in page
     assert page.count('aria-hidden="true"') == 2
     assert '<svg class="svg-inline--fa fa-file fa-lg"' in page
-    assert tidy.icons()["file"][2].startswith("M0 64C0 28.7")  # the solid one; the other is an outline
+    assert tidy.icons()["fas"]["file"][2].startswith("M0 64C0 28.7")  # the other is an outline
+    assert tidy.icons()["far"]["file"] != tidy.icons()["fas"]["file"]
+    assert '<svg class="svg-inline--fa fa-github"' in mended('<i class="fab fa-github"></i>')
     page = mended('<i class="theme-switch fas  fa-sun fa-lg" data-mode="light"  title="Light"></i>')
     assert '<svg class="svg-inline--fa theme-switch fa-sun fa-lg" data-mode="light" aria-hidden' in page
     assert "<title>Light</title>" in page
-    for unknown in ('<i class="fa-solid fa-nobody-drew-it"></i>', '<i class="a fab fa-github"></i>'):
+    for unknown in ('<i class="fa-solid fa-nobody-drew-it"></i>', '<i class="a fab fa-nobody-s-brand"></i>'):
         assert "fontawesome.js" in mended(unknown)
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from docutils import nodes
 
-ICON = re.compile(r'<(i|span) ([^>]*?)class="([^"]*\b(?:fas|fa-solid) [^"]*)"([^>]*)></\1>')
+FAMILIES = {"fab": "fab", "far": "far", "fas": "fas"}
+FAMILIES |= {"fa-brands": "fab", "fa-regular": "far", "fa-solid": "fas"}
+ICON = re.compile(rf'<(i|span) ([^>]*?)class="([^"]*\b(?:{"|".join(FAMILIES)}) [^"]*)"([^>]*)></\1>')
 FONT = re.compile(r'<(?:i|span) [^>]*class="[^"]*\b(?:fa[srb]?|fa-(?:solid|regular|brands)) ')
 ICONS = "pydata_sphinx_theme/theme/pydata_sphinx_theme/static/scripts/fontawesome.js"
 DRAWING = (
@@ -50,20 +52,24 @@ MAP = re.compile(r"\n?(?://|/\*)# sourceMappingURL=\S+(?: \*/)?\s*\Z")
 
 @cache
 def icons():
-    """Return the solid icons of the theme's script: name to width, height and path."""
+    """Return the icons of the theme's script: family to name to width, height and path."""
     theme = find_spec("pydata_sphinx_theme").submodule_search_locations[0]
-    text = (Path(theme).parent / ICONS).read_text("utf-8").partition('("fas",')[0]
-    found = re.findall(r'[{,]"?([\w-]+)"?:\[(\d+),(\d+),\[[^]]*\],"\w+","([^"]+)"\]', text)
-    return {name: rest for name, *rest in found}  # the last of a name is the solid one
+    rest, found = (Path(theme).parent / ICONS).read_text("utf-8"), {}
+    for family in ("fab", "far", "fas"):  # as they follow each other, each named at its end
+        part, _, rest = rest.partition(f'("{family}",')
+        each = re.findall(r'[{,]"?([\w-]+)"?:\[(\d+),(\d+),\[[^]]*\],"\w+","([^"]+)"\]', part)
+        found[family] = {name: drawn for name, *drawn in each}
+    return found
 
 
 def draw(page):
     """Put drawings in the place of icons, and leave out the script that would do so if none is left."""
 
     def drawing(match):
-        classes = [name for name in match[3].split() if name not in ("fas", "fa-solid")]
+        classes = [name for name in match[3].split() if name not in FAMILIES]
+        family = icons()[next(FAMILIES[name] for name in match[3].split() if name in FAMILIES)]
         named = [name.removeprefix("fa-") for name in classes if name.startswith("fa-")]
-        known = [icons()[name] for name in named if name in icons()]
+        known = [family[name] for name in named if name in family]
         if not known:
             return match[0]
         width, height, path = known[0]
