@@ -1,6 +1,9 @@
 """A book of one tiny chapter, for tests of everything that handles chapters; and where networks are kept."""
 
+import importlib.util
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ os.environ["KEXUE_CACHE"] = str(Path(__file__).resolve().parents[1] / "out" / "c
 os.environ.pop("KEXUE_BASEURL", None)
 os.environ.pop("KEXUE_REPOSITORY", None)
 
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
 DEMO = """---
 kernelspec:
   display_name: Python 3
@@ -77,3 +81,34 @@ def demo_book(tmp_path, monkeypatch):
     (root / "book" / "demo.md").write_text(DEMO, "utf-8")
     monkeypatch.setenv("KEXUE_BOOK", str(root))
     return root
+
+
+@pytest.fixture(scope="session")
+def printer():
+    """Return a function that loads tools/pdf.py or tools/epub.py as a module."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"kexue_{name}", TOOLS / f"{name}.py")
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(TOOLS)
+            spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def at_work():
+    """Return a function that gives such a module back if there is a browser and a book to print from."""
+
+    def check(module):
+        # In continuous integration there must be a browser.
+        if not os.environ.get("CI") and not any(map(shutil.which, module.built.PROGRAMS)):
+            pytest.skip("no browser: install chromium to run these tests")
+        pytest.importorskip("playwright.sync_api")
+        if not module.built.HTML.is_dir():
+            pytest.fail(f"{module.built.HTML} is missing: run `make book` first")
+        return module
+
+    return check

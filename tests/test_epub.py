@@ -1,6 +1,5 @@
 """The book as an EPUB (tools/epub.py): two pages that are good, what is refused, and, weekly, all of it."""
 
-import importlib.util
 import io
 import os
 import re
@@ -60,24 +59,13 @@ PARTS = [("", ["book/one"]), ("First part", ["book/api/two"])]
 
 
 @pytest.fixture(scope="module")
-def epub():
-    spec = importlib.util.spec_from_file_location("kexue_epub", ROOT / "tools" / "epub.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools")
-        spec.loader.exec_module(module)
-    return module
+def epub(printer):
+    return printer("epub")
 
 
 @pytest.fixture(scope="module")
-def press(epub):
-    """The tool, if there is a browser; in continuous integration there must be one."""
-    if not os.environ.get("CI") and not any(map(shutil.which, epub.built.PROGRAMS)):
-        pytest.skip("no browser: install chromium to run these tests")
-    pytest.importorskip("playwright.sync_api")
-    if not HTML.is_dir():
-        pytest.fail(f"{HTML} is missing: run `make book` first")
-    return epub
+def press(epub, at_work):
+    return at_work(epub)
 
 
 def site(folder, one=GOOD, two=OTHER):

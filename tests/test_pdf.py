@@ -1,9 +1,6 @@
 """The book as a PDF (tools/pdf.py): a page that is good, one that is not, and, weekly, all of it."""
 
-import importlib.util
-import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -28,24 +25,13 @@ PARTS = [("First part", ["book/one", "book/two"])]
 
 
 @pytest.fixture(scope="module")
-def pdf():
-    spec = importlib.util.spec_from_file_location("kexue_pdf", ROOT / "tools" / "pdf.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools")
-        spec.loader.exec_module(module)
-    return module
+def pdf(printer):
+    return printer("pdf")
 
 
 @pytest.fixture(scope="module")
-def press(pdf):
-    """What prints, if there is a browser; in continuous integration there must be one."""
-    if not os.environ.get("CI") and not any(map(shutil.which, pdf.built.PROGRAMS)):
-        pytest.skip("no browser: install chromium to run these tests")
-    pytest.importorskip("playwright.sync_api")
-    if not HTML.is_dir():
-        pytest.fail(f"{HTML} is missing: run `make book` first")
-    return pdf
+def press(pdf, at_work):
+    return at_work(pdf)
 
 
 def site(folder, one=GOOD, two=OTHER):
